@@ -1,0 +1,450 @@
+"""The lecture's first program: a convolutional network that reads digits.
+
+    python -m experiments.mnist
+    python -m experiments.mnist --recipe lecture --seed 1
+    python -m experiments.mnist predict --run runs/mnist-001 photo.jpg
+
+Trains on MNIST (on scikit-learn's embedded digits where MNIST is neither here nor to
+be had), and leaves config, metrics, result, figures, report and checkpoints in a run
+folder.
+"""
+
+import dataclasses
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments import command
+from flaxnets import data, errors, machine, models, params, train
+from flaxnets.data import augmentation, pictures
+from flaxnets.report import figures, html, terminal
+from flaxnets.train import losses, metrics, optimizers
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The numbers that make up a way of training."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    schedule: str
+    weight_decay: float | None
+    shift: int
+    dropout: float
+    label_smoothing: float
+
+
+RECIPES = {
+    # The lecture's slide: Adam as it comes, nothing else.
+    "lecture": Recipe(10, 16, "adam", 1e-3, "constant", None, 0, 0.0, 0.0),
+    "default": Recipe(10, 128, "adamw", 3e-3, "onecycle", 1e-4, 2, 0.0, 0.0),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a convolutional network on MNIST, and show what it learned."""
+
+    recipe: Literal["default", "lecture"] = "default"
+    """Where the training options below come from when they are not given."""
+    dataset: str = "auto"
+    """auto, mnist, fashion_mnist, digits, tfds:NAME, an .npz file or an IDX folder."""
+    epochs: int | None = None
+    """Passes over the training examples."""
+    batch_size: int | None = None
+    """Examples per step."""
+    optimizer: str | None = None
+    """An optax optimizer by its name: adam, sgd, nadam, adadelta, adamw, lion, ..."""
+    learning_rate: float | None = None
+    """The learning rate, or the schedule's peak."""
+    schedule: str | None = None
+    """constant, cosine, onecycle, linear or exponential."""
+    weight_decay: float | None = None
+    """Decay of kernels, for optimizers that have it."""
+    shift: int | None = None
+    """Random shifts of the training images by up to this many pixels."""
+    dropout: float | None = None
+    """Share of units dropped before each hidden dense layer."""
+    label_smoothing: float | None = None
+    """Share of the target that is spread over all classes."""
+    seed: int = 0
+    """Of the initial parameters, the order of examples, and the augmentation."""
+    out: Path | None = None
+    """The run folder; by default a new one, runs/mnist-001 and so on."""
+    resume: bool = False
+    """Go on with the run in --out (by default the newest under runs/)."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    patience: int | None = None
+    """Stop after this many epochs without a better test accuracy."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """What to do when the loss is not finite."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to train."""
+    device_limit_mb: int | None = None
+    """Data larger than this is streamed to the device instead of kept there."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to the run folder."""
+    wandb: bool = False
+    """Also log to Weights & Biases."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Tell which digit each picture shows."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Pictures of one digit each: photo or drawing, dark on light or light on dark."""
+    run: Path
+    """The run folder whose network is asked."""
+    json: bool = False
+    """Print JSON instead of bar charts."""
+
+
+def resolve(config: Config) -> Recipe:
+    """The recipe's numbers, with those that the command line gives in their place."""
+    given = {
+        field.name: value
+        for field in dataclasses.fields(Recipe)
+        if (value := getattr(config, field.name)) is not None
+    }
+    changes: dict[str, Any] = dict(given)
+    recipe = RECIPES[config.recipe]
+    if "optimizer" in given and "weight_decay" not in given:
+        # The recipe's decay is meant for its own optimizer; another may have none.
+        changes["weight_decay"] = None
+    recipe = dataclasses.replace(recipe, **changes)
+    for name, low, high in (("dropout", 0.0, 1.0), ("label_smoothing", 0.0, 1.0)):
+        if not low <= getattr(recipe, name) < high:
+            raise errors.ArgumentError(
+                f"--{name.replace('_', '-')} is {getattr(recipe, name)}, but must be "
+                f"at least {low:g} and below {high:g}"
+            )
+    return recipe
+
+
+def build(class_count: int, dropout: float) -> models.CNN:
+    """The lecture's network."""
+    return models.CNN(num_classes=class_count, dropout=dropout)
+
+
+def run_training(config: Config) -> int:
+    """Trains, evaluates, reports; returns the exit code."""
+    device = machine.select_device(config.device)
+    recipe = resolve(config)
+    dataset = data.load(config.dataset)
+    print(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
+    print(f"data: {dataset.name}, {dataset.source}")
+
+    model = build(len(dataset.class_names), recipe.dropout)
+    example = dataset.train.images[:1]
+    keys = jax.random.split(jax.random.key(config.seed))
+    variables = jax.jit(model.init)(keys[0], jnp.zeros(example.shape, jnp.float32))
+    summary = params.summary(model, example.shape)
+    print(summary)
+
+    steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
+    optimizer, schedule = optimizers.make(
+        recipe.optimizer,
+        learning_rate=recipe.learning_rate,
+        schedule=recipe.schedule,
+        total_steps=steps * recipe.epochs,
+        weight_decay=recipe.weight_decay,
+    )
+    loss = losses.classification(
+        model.apply,
+        label_smoothing=recipe.label_smoothing,
+        augment=augmentation.shift(recipe.shift) if recipe.shift else None,
+    )
+    skip = config.on_nan == "skip"
+    step = train.make_step(loss, optimizer, skip_nonfinite=skip)
+    state = train.create(variables, optimizer, key=keys[1])
+    evaluator = train.Evaluator(model.apply)
+
+    described = {
+        "study": "mnist",
+        "dataset": dataset.name,
+        "recipe": config.recipe,
+        **dataclasses.asdict(recipe),
+        "seed": config.seed,
+        "classes": list(dataset.class_names),
+        "image_shape": list(example.shape[1:]),
+    }
+    directory = run_directory(config)
+    with train.RunFolder.open(
+        directory, described, resume=config.resume, overwrite=config.overwrite
+    ) as folder:
+        with train.Checkpoints(folder.path("checkpoints")) as checkpoints:
+            partial, records = None, []
+            last = checkpoints.latest()
+            if config.resume and last is not None:
+                state = checkpoints.restore(state, last)
+                partial = checkpoints.metadata(last)["partial"]
+                records = folder.truncate_metrics(last)
+                print(f"resuming at step {last}")
+            fitted = train.fit(
+                state,
+                step,
+                dataset,
+                epochs=recipe.epochs,
+                batch_size=recipe.batch_size,
+                seed=config.seed,
+                evaluator=evaluator,
+                learning_rate=schedule,
+                checkpoints=checkpoints,
+                records=records,
+                partial=partial,
+                on_record=folder.log,
+                patience=config.patience,
+                skip_nonfinite=skip,
+                resident_bytes=limit_bytes(config),
+            )
+        if fitted.stopped.startswith("SIG"):
+            print(
+                f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; "
+                f"saved. Go on with: {resume_command(directory)}"
+            )
+            return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
+        finish(folder, described, dataset, model, evaluator, fitted, summary)
+    return 0
+
+
+def finish(
+    folder: train.RunFolder,
+    described: Mapping[str, Any],
+    dataset: data.Dataset,
+    model: models.CNN,
+    evaluator: train.Evaluator,
+    fitted: train.Fitted,
+    summary: params.Summary,
+) -> None:
+    """Evaluates the trained network and leaves result, figures and report."""
+    variables = fitted.state.variables
+    logits = evaluator.predict(variables, dataset.test.images)
+    labels = dataset.test.labels
+    tested = evaluator.evaluate(variables, *dataset.test)
+    measured = metrics.report(logits, labels, len(dataset.class_names))
+    result = {
+        "dataset": dataset.name,
+        "recipe": described["recipe"],
+        "parameters": summary.total,
+        "epochs": len(fitted.records),
+        "steps": int(fitted.state.step),
+        "batch_size": described["batch_size"],
+        "seed": described["seed"],
+        "test_accuracy": tested["accuracy"],
+        "test_loss": tested["loss"],
+        "stopped": fitted.stopped,
+        "skipped_steps": fitted.skipped,
+        "train_seconds": fitted.train_seconds,
+        "compile_seconds": fitted.compile_seconds,
+        "startup_seconds": startup_seconds(fitted),
+        "examples_per_second": fitted.examples_per_second,
+        "peak_memory_bytes": machine.peak_memory_bytes(),
+        "backend": jax.default_backend(),
+        "devices": [str(device) for device in jax.devices()],
+        "versions": machine.versions(),
+        "metrics": measured,
+    }
+    folder.write_json("result.json", result)
+    _, endpoints = model.apply(variables, dataset.test.images[:1] / np.float32(255))
+    write_report(
+        folder,
+        result,
+        dataset,
+        jax.device_get(endpoints),
+        np.asarray(variables["params"]["conv1"]["kernel"]),
+        logits,
+        fitted.records,
+        summary,
+    )
+    low, high = measured["accuracy_interval"]
+    print(
+        f"test accuracy {tested['accuracy']:.2%} (95 % interval {low:.2%} to "
+        f"{high:.2%}) on {dataset.name}; report: {folder.path('report.html')}"
+    )
+
+
+def write_report(
+    folder: train.RunFolder,
+    result: Mapping[str, Any],
+    dataset: data.Dataset,
+    endpoints: Mapping[str, np.ndarray],
+    kernel: np.ndarray,
+    logits: np.ndarray,
+    records: list[dict[str, Any]],
+    summary: params.Summary,
+) -> None:
+    """Draws the figures, and the page that holds them all."""
+    names, test = dataset.class_names, dataset.test
+    probabilities = train.probabilities(logits)
+    matrix = np.array(result["metrics"]["confusion_matrix"])
+    drawn = {
+        "samples": (
+            "Some of the data",
+            "Examples of the training data with their labels.",
+            figures.samples(*dataset.train, names),
+        ),
+        "curves": (
+            "Loss and accuracy",
+            "Means over each epoch's training batches, and over all test examples "
+            "after it.",
+            figures.curves(records),
+        ),
+        "confusion": (
+            "What is taken for what",
+            "Each row is a true class, each column a prediction, on the test data.",
+            figures.confusion(matrix, names),
+        ),
+        "mistakes": (
+            "The worst mistakes",
+            "Test examples to which the network gives the least probability of being "
+            "what they are.",
+            figures.mistakes(test.images, test.labels, probabilities, names),
+        ),
+        "kernels": (
+            "The first layer's kernels",
+            "What the first convolution looks for.",
+            figures.kernels(kernel),
+        ),
+        "feature_maps": (
+            "One picture, layer by layer",
+            "What each layer makes of the first test example.",
+            figures.feature_maps(test.images[0], endpoints),
+        ),
+    }
+    folder.path("figures").mkdir(exist_ok=True)
+    sections = []
+    for name, (title, text, figure) in drawn.items():
+        path = folder.path(f"figures/{name}.png")
+        figures.save(figure, path)
+        sections.append(html.Section(title, text, path))
+    sections.append(html.Section("The network", "", str(summary)))
+    shown = {
+        name: result[name]
+        for name in (
+            "dataset",
+            "recipe",
+            "test_accuracy",
+            "test_loss",
+            "epochs",
+            "batch_size",
+            "seed",
+            "parameters",
+            "train_seconds",
+            "examples_per_second",
+            "backend",
+        )
+    }
+    html.write(
+        folder.path("report.html"),
+        f"{dataset.name}: {result['test_accuracy']:.2%} of the test examples right",
+        summary=shown,
+        sections=sections,
+    )
+
+
+def run_prediction(request: Predict) -> int:
+    """Prints what the trained network of a run sees in each picture."""
+    config = train.read_config(request.run)
+    names = tuple(config["classes"])
+    if config["image_shape"] != [28, 28, 1]:
+        raise errors.ArgumentError(
+            f"{request.run}: its network takes pictures of {config['image_shape']}, "
+            "but predict reads digits of 28x28x1"
+        )
+    images = np.stack([pictures.read_digit(path) for path in request.images])
+    with train.Checkpoints(request.run / "checkpoints") as checkpoints:
+        variables = train.variables_of(checkpoints.leaves())
+    model = build(len(names), config["dropout"])
+    logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
+        variables, images
+    )
+    shares = train.probabilities(logits)
+    if request.json:
+        found = [
+            {
+                "image": str(path),
+                "class": names[int(share.argmax())],
+                "probabilities": dict(zip(names, share.tolist(), strict=True)),
+            }
+            for path, share in zip(request.images, shares, strict=True)
+        ]
+        print(json.dumps(found, indent=1))
+        return 0
+    for path, share in zip(request.images, shares, strict=True):
+        print(f"{path}: {names[int(share.argmax())]}")
+        print(terminal.bars(share, names))
+    return 0
+
+
+def startup_seconds(fitted: train.Fitted) -> float | None:
+    """Seconds from the start of the process to the end of the first step."""
+    if fitted.first_step_at is None:
+        return None
+    return machine.process_seconds() - (time.time() - fitted.first_step_at)
+
+
+def run_directory(config: Config) -> Path:
+    """The folder asked for, else the newest (to resume) or the next free one."""
+    if config.out is not None:
+        return config.out
+    if config.overwrite:
+        raise errors.ArgumentError("--overwrite needs --out: name the run to replace")
+    numbers = [
+        int(path.name.removeprefix("mnist-"))
+        for path in Path("runs").glob("mnist-*")
+        if path.name.removeprefix("mnist-").isdecimal()
+    ]
+    if config.resume:
+        if not numbers:
+            raise errors.ArgumentError(
+                "--resume found no run under runs/; name one with --out"
+            )
+        return Path(f"runs/mnist-{max(numbers):03d}")
+    return Path(f"runs/mnist-{max(numbers, default=0) + 1:03d}")
+
+
+def resume_command(directory: Path) -> str:
+    """The command that goes on with this run: this one, with --out and --resume."""
+    kept, arguments = [], iter(sys.argv[1:])
+    for argument in arguments:
+        if argument == "--out":
+            next(arguments, None)
+        elif not argument.startswith(("--out=", "--resume", "--overwrite")):
+            kept.append(argument)
+    words = ["python", "-m", "experiments.mnist", *kept]
+    return shlex.join([*words, "--out", str(directory), "--resume"])
+
+
+def limit_bytes(config: Config) -> int | None:
+    """The device limit in bytes."""
+    return None if config.device_limit_mb is None else config.device_limit_mb << 20
+
+
+def main() -> int:
+    """The command line: trains, or predicts."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["predict"]:
+        return run_prediction(
+            tyro.cli(
+                Predict, args=arguments[1:], prog="python -m experiments.mnist predict"
+            )
+        )
+    config = tyro.cli(Config, args=arguments, prog="python -m experiments.mnist")
+    return run_training(config)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,7 @@
+"""Data sets as arrays, and the order in which training sees them."""
+
+from flaxnets.data.datasets import Dataset as Dataset
+from flaxnets.data.datasets import Split as Split
+from flaxnets.data.datasets import load as load
+from flaxnets.data.loading import epoch_order as epoch_order
+from flaxnets.data.loading import steps_per_epoch as steps_per_epoch

@@ -1,0 +1,114 @@
+"""MNIST and Fashion-MNIST as their authors publish them: found, fetched, verified."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from flaxnets import errors
+from flaxnets.data import download, idx
+from flaxnets.data.arrays import Dataset
+
+
+class Source(NamedTuple):
+    """Where a data set's four files are, and what they must be.
+
+    Attributes:
+        base: URL that each file's name is appended to.
+        files: SHA-256 and size of each gzipped file, in the order of `idx.FILES`.
+        class_names: one a class.
+    """
+
+    base: str
+    files: tuple[tuple[str, int], ...]
+    class_names: tuple[str, ...]
+
+
+# SHA-256 and sizes as in tensorflow-datasets' url_checksums/mnist.txt and
+# url_checksums/fashion_mnist.txt.
+SOURCES = {
+    "mnist": Source(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        (
+            (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+                9912422,
+            ),
+            (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+                28881,
+            ),
+            (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+                1648877,
+            ),
+            (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+                4542,
+            ),
+        ),
+        tuple("0123456789"),
+    ),
+    "fashion_mnist": Source(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        (
+            (
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                26421880,
+            ),
+            (
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                29515,
+            ),
+            (
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                4422102,
+            ),
+            (
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+                5148,
+            ),
+        ),
+        (
+            "T-shirt/top",
+            "trouser",
+            "pullover",
+            "dress",
+            "coat",
+            "sandal",
+            "shirt",
+            "sneaker",
+            "bag",
+            "ankle boot",
+        ),
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """`$FLAXNETS_CACHE`, else `flaxnets` in the user's cache folder."""
+    given = os.environ.get("FLAXNETS_CACHE")
+    if given:
+        return Path(given)
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise errors.DownloadError(
+            "there is no home folder to keep downloads in; set FLAXNETS_CACHE to a "
+            "folder that can be written"
+        ) from None
+    return Path(base) / "flaxnets"
+
+
+def load(name: str) -> Dataset:
+    """The data set from the cache, after downloading what is missing there.
+
+    Raises:
+        DownloadError: a file cannot be had; the message names it, its URL, and where
+            to put it by hand.
+    """
+    source = SOURCES[name]
+    folder = cache_folder() / name
+    for file, (sha256, size) in zip(idx.FILES, source.files, strict=True):
+        download.fetch(f"{source.base}{file}.gz", folder / f"{file}.gz", sha256, size)
+    dataset = idx.load_folder(folder, name, source.class_names)
+    return dataset._replace(source=f"official files in {folder}, SHA-256 verified")

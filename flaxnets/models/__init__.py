@@ -1,0 +1,3 @@
+"""Architectures: Linen modules that return `(output, endpoints)`, nothing else."""
+
+from flaxnets.models.cnn import CNN as CNN

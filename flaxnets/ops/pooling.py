@@ -1,0 +1,116 @@
+"""Max and average pooling over one, two or three spatial dimensions, channels last."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets import errors
+from flaxnets.ops import convolution
+
+
+def max_pool(
+    x: jax.Array,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: convolution.Padding = "VALID",
+) -> jax.Array:
+    """The largest value of each window; of equal ones, the first takes the gradient.
+
+    Args:
+        x: [B, *spatial, C].
+        window: one number or one a dimension.
+        strides: as `window` by default.
+        padding: as for `conv`; padding never wins.
+    """
+    sizes, steps, pairs = _geometry(x, window, strides, padding)
+    if sizes == steps and np.prod(sizes) <= 9 and not np.any(pairs):
+        return _max_pool_tiles(x, sizes)
+    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+    return _reduce(x, np.array(low, x.dtype), jax.lax.max, sizes, steps, pairs)
+
+
+def avg_pool(
+    x: jax.Array,
+    window: int | Sequence[int],
+    *,
+    strides: int | Sequence[int] | None = None,
+    padding: convolution.Padding = "VALID",
+    count_include_pad: bool = False,
+) -> jax.Array:
+    """The mean of each window.
+
+    Args:
+        x: [B, *spatial, C].
+        window: one number or one a dimension.
+        strides: as `window` by default.
+        padding: as for `conv`.
+        count_include_pad: divide by the window's size at the border too, as torch
+            does by default, instead of by the number of real values.
+    """
+    sizes, steps, pairs = _geometry(x, window, strides, padding)
+    zero = np.zeros((), x.dtype)
+    total = _reduce(x, zero, jax.lax.add, sizes, steps, pairs)
+    if count_include_pad or not np.any(pairs):
+        return total / np.prod(sizes).astype(x.dtype)
+    ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
+    counts = _reduce(ones, zero, jax.lax.add, sizes, steps, pairs)
+    return total / jnp.broadcast_to(counts, total.shape)
+
+
+def _geometry(
+    x: jax.Array,
+    window: int | Sequence[int],
+    strides: int | Sequence[int] | None,
+    padding: convolution.Padding,
+) -> tuple[tuple[int, ...], tuple[int, ...], convolution.Pairs]:
+    rank = x.ndim - 2
+    if rank not in (1, 2, 3):
+        raise errors.ArgumentError(
+            f"pooling takes x [B, *spatial, C] of 1 to 3 spatial dimensions, but got "
+            f"shape {x.shape}"
+        )
+    sizes = convolution.per_dimension(window, rank, "window")
+    steps = (
+        sizes
+        if strides is None
+        else convolution.per_dimension(strides, rank, "strides")
+    )
+    pairs = convolution.padding_pairs(padding, x.shape[1:-1], sizes, steps)
+    if any(max(pair) >= size for pair, size in zip(pairs, sizes, strict=True)):
+        raise errors.ArgumentError(
+            f"padding {pairs} is as large as the window {sizes}: some windows would "
+            "hold padding only"
+        )
+    return sizes, steps, pairs
+
+
+def _reduce(x, start, operation, sizes, steps, pairs) -> jax.Array:
+    return jax.lax.reduce_window(
+        x, start, operation, (1, *sizes, 1), (1, *steps, 1), ((0, 0), *pairs, (0, 0))
+    )
+
+
+def _max_pool_tiles(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
+    """Windows side by side, as maxima of strided views.
+
+    The gradient of reduce_window is slow on CPU; this one is a selection. Comparing
+    in window order keeps reduce_window's meaning: the first of equal values takes the
+    gradient, and NaN wins.
+    """
+    views = [
+        x[(slice(None), *map(_every, corner, x.shape[1:-1], sizes))]
+        for corner in itertools.product(*map(range, sizes))
+    ]
+    return functools.reduce(
+        lambda best, view: jnp.where((best >= view) | (best != best), best, view), views
+    )
+
+
+def _every(start: int, length: int, step: int) -> slice:
+    """Every `step`-th index from `start`, over whole windows only."""
+    return slice(start, length // step * step, step)

@@ -1,0 +1,292 @@
+"""Parameter trees by name: select, split, merge, count, compare, summarise.
+
+A tree is nested dicts with string keys; a leaf's name is its path joined by `/`, such
+as `conv1/kernel`. A set of leaves is given by globs over names: `*` and `?` match
+within one segment, `**` matches any number of segments, `[..]` a set of characters.
+"""
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from flaxnets import errors
+
+Tree = Any
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves by name, in the tree's order."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}/{name}": leaf for name, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The nested tree of leaves given by name."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return tree
+
+
+def select(tree: Mapping[str, Any], patterns: str | Sequence[str]) -> tuple[str, ...]:
+    """Names of the leaves that any of the globs matches, in the tree's order.
+
+    A glob that matches a whole subtree's name selects nothing: write `head/**`.
+
+    Raises:
+        ArgumentError: a glob matches no leaf.
+    """
+    names = tuple(flatten(tree))
+    globs = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    chosen: set[str] = set()
+    for glob in globs:
+        expression = _expression(glob)
+        matched = {name for name in names if expression.fullmatch(name)}
+        if not matched:
+            raise errors.ArgumentError(_nothing_matched(glob, tree, names))
+        chosen |= matched
+    return tuple(name for name in names if name in chosen)
+
+
+def split(
+    tree: Mapping[str, Any], names: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two trees: one of the leaves called `names`, one of the others.
+
+    Raises:
+        ArgumentError: a name is not in the tree.
+    """
+    flat, wanted = flatten(tree), set(names)
+    if absent := sorted(wanted - set(flat)):
+        raise errors.ArgumentError(f"no such leaves: {', '.join(absent[:5])}")
+    chosen = {name: leaf for name, leaf in flat.items() if name in wanted}
+    others = {name: leaf for name, leaf in flat.items() if name not in wanted}
+    return unflatten(chosen), unflatten(others)
+
+
+def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree that holds the leaves of both, in sorted order.
+
+    Raises:
+        ArgumentError: a leaf is in both.
+    """
+    one, two = flatten(first), flatten(second)
+    if both := sorted(set(one) & set(two)):
+        raise errors.ArgumentError(f"leaves are in both trees: {', '.join(both[:5])}")
+    return unflatten(dict(sorted({**one, **two}.items())))
+
+
+def count(tree: Tree) -> int:
+    """Number of scalars in a tree's arrays."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+    """Bytes of a tree's arrays."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )
+
+
+def differences(
+    expected: Mapping[str, Any], found: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """One line for each leaf that is missing, unexpected, or of other shape or type."""
+    want, have = flatten(expected), flatten(found)
+    lines = [
+        f"{name}: expected {_kind(leaf)}, found {_kind(have[name])}"
+        for name, leaf in want.items()
+        if name in have and _kind(leaf) != _kind(have[name])
+    ]
+    lines += [f"{name}: missing" for name in want if name not in have]
+    lines += [f"{name}: unexpected" for name in have if name not in want]
+    return tuple(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A layer of a summary: its path, output shape and number of parameters."""
+
+    layer: str
+    output: tuple[int, ...]
+    parameters: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a network consists of; `str()` gives the table.
+
+    Attributes:
+        rows: one a layer that owns parameters.
+        total, trainable, frozen: numbers of parameters.
+        bytes: size of all parameters.
+        flops: of one forward pass of one example, two for each multiply-add of a
+            convolution or matrix product.
+    """
+
+    rows: tuple[Row, ...]
+    total: int
+    trainable: int
+    frozen: int
+    bytes: int
+    flops: int
+
+    def __str__(self) -> str:
+        cells = [("layer", "output shape", "parameters")] + [
+            (row.layer, " x ".join(map(str, row.output)), f"{row.parameters:,}")
+            for row in self.rows
+        ]
+        widths = [max(len(row[column]) for row in cells) for column in range(3)]
+        lines = [
+            f"{layer:<{widths[0]}}  {output:<{widths[1]}}  {number:>{widths[2]}}"
+            for layer, output, number in cells
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join(
+            [
+                lines[0],
+                rule,
+                *lines[1:],
+                rule,
+                f"total {self.total:,} ({self.bytes / 1e6:.1f} MB), trainable "
+                f"{self.trainable:,}, frozen {self.frozen:,}",
+                f"{self.flops / 1e6:.2f} MFLOP per example, forward",
+            ]
+        )
+
+
+def summary(
+    model: Any, input_shape: Sequence[int], *, frozen: str | Sequence[str] = ()
+) -> Summary:
+    """Layers, shapes, counts, bytes and FLOPs of a Linen module; computes nothing.
+
+    Args:
+        model: any Linen module whose call takes images and returns an array, or an
+            array and endpoints.
+        input_shape: [B, H, W, C] or [H, W, C]; the batch does not matter.
+        frozen: globs of parameters to count as frozen.
+    """
+    image = jax.ShapeDtypeStruct((1, *tuple(input_shape)[-3:]), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    leaves = flatten(variables["params"])
+
+    def forward(variables: Tree, image: jax.Array) -> Any:
+        return model.apply(
+            variables, image, capture_intermediates=True, mutable=["intermediates"]
+        )
+
+    _, captured = jax.eval_shape(forward, variables, image)
+    outputs = flatten(captured["intermediates"])
+    sizes: dict[str, int] = {}
+    for name, leaf in leaves.items():
+        layer = name.rpartition("/")[0]
+        sizes[layer] = sizes.get(layer, 0) + math.prod(leaf.shape)
+    rows = tuple(
+        Row(layer, _output_shape(outputs.get(f"{layer}/__call__")), size)
+        for layer, size in sizes.items()
+    )
+    held = select(variables["params"], frozen) if frozen else ()
+    frozen_count = sum(math.prod(leaves[name].shape) for name in held)
+    total = count(leaves)
+    jaxpr = jax.make_jaxpr(model.apply)(variables, image)
+    return Summary(
+        rows=rows,
+        total=total,
+        trainable=total - frozen_count,
+        frozen=frozen_count,
+        bytes=nbytes(leaves),
+        flops=2 * _multiply_adds(jaxpr.jaxpr),
+    )
+
+
+def _output_shape(captured: Any) -> tuple[int, ...]:
+    """Shape without the batch of a layer's (last) captured output."""
+    return jax.tree.leaves(captured)[0].shape[1:] if captured is not None else ()
+
+
+def _multiply_adds(jaxpr: Any) -> int:
+    """Multiply-adds of the convolutions and matrix products in a jaxpr."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        inner = [
+            _multiply_adds(getattr(value, "jaxpr", value))
+            for parameter in equation.params.values()
+            for value in (
+                parameter if isinstance(parameter, tuple | list) else (parameter,)
+            )
+            if hasattr(getattr(value, "jaxpr", value), "eqns")
+        ]
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            depth = math.prod(left[axis] for axis in contracted)
+            total += depth * math.prod(equation.outvars[0].aval.shape)
+        elif name == "conv_general_dilated":
+            numbers = equation.params["dimension_numbers"]
+            kernel = equation.invars[1].aval.shape
+            outputs = kernel[numbers.rhs_spec[0]]
+            depth = math.prod(kernel) // outputs
+            total += depth * math.prod(equation.outvars[0].aval.shape)
+        elif name == "cond":
+            # Branches are alternatives, such as one lowering for each backend.
+            total += max(inner)
+        elif name == "scan":
+            total += equation.params["length"] * sum(inner)
+        else:
+            total += sum(inner)
+    return total
+
+
+def _expression(glob: str) -> re.Pattern[str]:
+    """The regular expression of a glob over `/`-separated names."""
+    parts = []
+    for segment in glob.split("/"):
+        if segment == "**":
+            parts.append("**")
+            continue
+        text = ""
+        for piece in re.findall(r"\[[^]]+\]|.", segment):
+            if piece == "*":
+                text += "[^/]*"
+            elif piece == "?":
+                text += "[^/]"
+            elif len(piece) > 1:
+                text += piece.replace("[!", "[^")
+            else:
+                text += re.escape(piece)
+        parts.append(text)
+    pattern = "/".join(parts)
+    if pattern == "**":
+        return re.compile(".*")
+    pattern = re.sub(r"^\*\*/", "(?:.*/)?", pattern)
+    pattern = re.sub(r"/\*\*$", "/.*", pattern)
+    return re.compile(pattern.replace("/**/", "/(?:.*/)?"))
+
+
+def _nothing_matched(glob: str, tree: Mapping[str, Any], names: Sequence[str]) -> str:
+    subtrees = ", ".join(tree)
+    close = difflib.get_close_matches(glob.replace("/**", ""), [*tree, *names], n=1)
+    hint = f"; did you mean {close[0]!r}" if close else ""
+    if glob in tree:
+        hint = f"; {glob!r} is a subtree: write '{glob}/**' for all of it"
+    return f"{glob!r} matches no parameter{hint}; the top-level names are: {subtrees}"
+
+
+def _kind(leaf: Any) -> str:
+    return f"{leaf.dtype}{list(leaf.shape)}"

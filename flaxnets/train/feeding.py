@@ -1,0 +1,196 @@
+"""How batches reach the compiled step: from the device's memory, or streamed to it.
+
+Both feeds give the same batches in the same order to the same step, and run many
+steps in one compiled call, so that the host does nothing between steps.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets.data import datasets, loading
+from flaxnets.train import compiling
+from flaxnets.train.state import State, Step
+
+# Two streamed chunks of this size (one in use, one being gathered) are small beside
+# any data set that has to be streamed.
+STREAM_CHUNK_BYTES = 32 << 20
+
+
+class Sums(NamedTuple):
+    """What a run of steps adds up.
+
+    Attributes:
+        totals: each metric summed over the steps whose loss was finite.
+        count: int32[], the number of those steps.
+        first_bad: int32[], the first step whose loss was not finite, or -1.
+    """
+
+    totals: dict[str, Any]
+    count: Any
+    first_bad: Any
+
+
+class Feed(Protocol):
+    """Runs the steps of an epoch on its batches."""
+
+    steps: int
+    chunk: compiling.Compiled
+
+    def run(
+        self, state: State, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[State, Sums, int]:
+        """Runs at most `count` steps of `epoch`, from its step `start` on.
+
+        Returns the state and sums after them, and the number of steps run: fewer at
+        the epoch's end, or where a streamed chunk holds fewer.
+        """
+        ...
+
+
+def make(
+    step: Step,
+    split: datasets.Split,
+    *,
+    batch_size: int,
+    seed: int,
+    resident_bytes: int | None = None,
+) -> Feed:
+    """The feed for a data set: resident where it fits, else streamed.
+
+    Args:
+        step: the step to run.
+        split: the training examples.
+        batch_size: examples per step.
+        seed: of the order of the examples.
+        resident_bytes: the largest data set to keep on the device;
+            `default_resident_bytes()` by default.
+    """
+    size = split.images.nbytes + split.labels.nbytes
+    limit = default_resident_bytes() if resident_bytes is None else resident_bytes
+    kind = ResidentFeed if size <= limit else StreamedFeed
+    return kind(step, split, batch_size, seed)
+
+
+def default_resident_bytes() -> int:
+    """Half of the device's memory, or 4 GiB where the device does not tell."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return int(statistics.get("bytes_limit", 8 << 30)) // 2
+
+
+def zero_sums(step: Step, state: State, split: datasets.Split, batch: int) -> Sums:
+    """Sums of no steps, with the names of the step's metrics."""
+    images, labels = split
+    shapes = {
+        "image": jax.ShapeDtypeStruct((batch, *images.shape[1:]), images.dtype),
+        "label": jax.ShapeDtypeStruct((batch,), labels.dtype),
+    }
+    names = jax.eval_shape(step, state, shapes)[1]
+    # On the host, so that donation leaves them as they are for the next epoch.
+    totals = {name: np.zeros((), np.float32) for name in names}
+    return Sums(totals, np.zeros((), np.int32), np.full((), -1, np.int32))
+
+
+class ResidentFeed:
+    """Examples stay on the device; a step gathers its batch by index."""
+
+    def __init__(
+        self, step: Step, split: datasets.Split, batch_size: int, seed: int
+    ) -> None:
+        self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
+        self.chunk = _chunk(step, _gather)
+        self._order_of = lambda epoch: loading.epoch_order(
+            len(split.labels), batch_size, seed, epoch
+        )
+        self._data = jax.device_put((split.images, split.labels))
+        self._order: tuple[int, Any] = (-1, None)
+
+    def run(
+        self, state: State, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[State, Sums, int]:
+        if self._order[0] != epoch:
+            self._order = (epoch, jax.device_put(self._order_of(epoch)))
+        stop = min(start + count, self.steps)
+        source = (*self._data, self._order[1])
+        state, sums = self.chunk(state, sums, source, np.int32(start), np.int32(stop))
+        return state, sums, stop - start
+
+
+class StreamedFeed:
+    """Chunks of batches are gathered on the host while the device works on others."""
+
+    def __init__(
+        self, step: Step, split: datasets.Split, batch_size: int, seed: int
+    ) -> None:
+        self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
+        self.chunk = _chunk(step, _index)
+        self._split, self._batch_size, self._seed = split, batch_size, seed
+        batch_bytes = split.images[:batch_size].nbytes
+        self._length = max(1, min(self.steps, STREAM_CHUNK_BYTES // batch_bytes))
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="flaxnets-stream")
+        self._next: tuple[tuple[int, int], Future] | None = None
+
+    def run(
+        self, state: State, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[State, Sums, int]:
+        place = (epoch, start)
+        if self._next is None or self._next[0] != place:
+            self._next = (place, self._worker.submit(self._chunk_at, *place))
+        source = self._next[1].result()
+        done = min(count, self._length, self.steps - start)
+        state, sums = self.chunk(state, sums, source, np.int32(0), np.int32(done))
+        at_end = start + done == self.steps
+        place = (epoch + 1, 0) if at_end else (epoch, start + done)
+        self._next = (place, self._worker.submit(self._chunk_at, *place))
+        return state, sums, done
+
+    def _chunk_at(self, epoch: int, start: int) -> tuple[jax.Array, jax.Array]:
+        images, labels = self._split
+        order = loading.epoch_order(len(labels), self._batch_size, self._seed, epoch)
+        indices = order[start : start + self._length]
+        # Always full length, so that the compiled shape never changes; the loop stops
+        # before the repeated rows.
+        indices = np.pad(indices, ((0, self._length - len(indices)), (0, 0)))
+        return jax.device_put((images[indices], labels[indices]))
+
+
+def _gather(source: tuple, index: jax.Array) -> dict[str, jax.Array]:
+    images, labels, order = source
+    return {"image": images[order[index]], "label": labels[order[index]]}
+
+
+def _index(source: tuple, index: jax.Array) -> dict[str, jax.Array]:
+    images, labels = source
+    return {"image": images[index], "label": labels[index]}
+
+
+def _chunk(step: Step, fetch: Callable) -> compiling.Compiled:
+    """Steps `start` to `stop` of a source, compiled once for any number of them."""
+
+    def body(index: jax.Array, carry: tuple, source: Any) -> tuple[State, Sums]:
+        state, sums = carry
+        after, metrics = step(state, fetch(source, index))
+        finite = jnp.isfinite(metrics["loss"])
+        totals = {
+            name: total + jnp.where(finite, metrics[name], 0.0)
+            for name, total in sums.totals.items()
+        }
+        unseen = (sums.first_bad < 0) & ~finite
+        first_bad = jnp.where(unseen, state.step, sums.first_bad)
+        return after, Sums(totals, sums.count + finite.astype(jnp.int32), first_bad)
+
+    def run(
+        state: State, sums: Sums, source: Any, start: jax.Array, stop: jax.Array
+    ) -> tuple[State, Sums]:
+        return jax.lax.fori_loop(
+            start,
+            stop,
+            lambda index, carry: body(index, carry, source),
+            (state, sums),
+        )
+
+    return compiling.Compiled(run, name="the training step", donate_argnums=(0, 1))

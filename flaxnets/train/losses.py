@@ -1,0 +1,117 @@
+"""Losses of arrays, one value an example, and the loss functions that steps take."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flaxnets import errors
+from flaxnets.train.evaluation import as_float
+from flaxnets.train.state import Batch, Loss, Metrics, Tree
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(
+    logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0
+) -> jax.Array:
+    """Cross-entropy of softmax(logits), f32[B].
+
+    Args:
+        logits: f32[B, K].
+        labels: int[B] classes, or f32[B, K] probabilities (one-hot or soft).
+        label_smoothing: share of each target spread evenly over the K classes
+            (Szegedy et al. 2016, section 7).
+    """
+    if labels.ndim == logits.ndim:
+        if labels.shape != logits.shape:
+            raise errors.ArgumentError(
+                f"labels {labels.shape} do not fit logits {logits.shape}"
+            )
+        targets = labels
+    elif label_smoothing:
+        targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    else:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if label_smoothing:
+        targets = optax.smooth_labels(targets, label_smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Cross-entropy of sigmoid(logits), mean over all but the first axis, f32[B].
+
+    Args:
+        logits, targets: f32[B, ...], targets in [0, 1].
+    """
+    return _per_example(optax.sigmoid_binary_cross_entropy(logits, targets))
+
+
+def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over all but the first axis of (prediction - target)^2, f32[B]."""
+    return _per_example(jnp.square(predictions - targets))
+
+
+def mean_absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean over all but the first axis of |prediction - target|, f32[B]."""
+    return _per_example(jnp.abs(predictions - targets))
+
+
+def huber(
+    predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0
+) -> jax.Array:
+    """Huber's loss: quadratic up to `delta`, linear beyond; mean as above, f32[B]."""
+    return _per_example(optax.huber_loss(predictions, targets, delta))
+
+
+def classification(
+    apply: Callable[..., Any],
+    *,
+    label_smoothing: float = 0.0,
+    augment: Augmentation | None = None,
+) -> Loss:
+    """The loss of a classifier, with its accuracy as a metric.
+
+    Args:
+        apply: a Linen module's `apply`, returning `(logits, endpoints)`.
+        label_smoothing: see `cross_entropy`.
+        augment: `(key, images f32[B, H, W, C]) -> images`, applied in training.
+
+    Returns:
+        `(params, statistics, batch, key) -> (f32[], (statistics, metrics))` on batches
+        `{"image": uint8 or f32[B, H, W, C], "label": int[B]}`; the metrics are `loss`
+        and `accuracy`, means over the batch.
+    """
+
+    def loss(
+        params: Tree, statistics: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        augment_key, dropout_key = jax.random.split(key)
+        images = as_float(batch["image"])
+        if augment is not None:
+            images = augment(augment_key, images)
+        (logits, _), changed = apply(
+            {"params": params, **statistics},
+            images,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=list(statistics),
+        )
+        labels = batch["label"]
+        value = cross_entropy(logits, labels, label_smoothing=label_smoothing).mean()
+        truth = labels if labels.ndim == 1 else labels.argmax(axis=-1)
+        accuracy = (logits.argmax(axis=-1) == truth).mean()
+        statistics = _updated(statistics, changed)
+        return value, (statistics, {"loss": value, "accuracy": accuracy})
+
+    return loss
+
+
+def _updated(statistics: Tree, changed: Mapping[str, Any]) -> Tree:
+    return {name: changed.get(name, tree) for name, tree in statistics.items()}
+
+
+def _per_example(values: jax.Array) -> jax.Array:
+    return values.reshape(values.shape[0], -1).mean(axis=1)

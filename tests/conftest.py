@@ -1,0 +1,20 @@
+"""Settings for every test: no display, strict ranks, real data where it is at hand."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where there is none."""
+    folder = os.environ.get("FLAXNETS_DATA")
+    if folder is None:
+        pytest.skip("FLAXNETS_DATA is not set: no real data here")
+    return Path(folder)
