@@ -96,21 +96,25 @@ def _reduce(x, start, operation, sizes, steps, pairs) -> jax.Array:
 
 
 def _max_pool_tiles(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
-    """Windows side by side, as maxima of strided views.
+    """Windows side by side, as a reshape and maxima.
 
     The gradient of reduce_window is slow on CPU; this one is a selection. Comparing
     in window order keeps reduce_window's meaning: the first of equal values takes the
     gradient, and NaN wins.
     """
-    views = [
-        x[(slice(None), *map(_every, corner, x.shape[1:-1], sizes))]
-        for corner in itertools.product(*map(range, sizes))
-    ]
-    return functools.reduce(
-        lambda best, view: jnp.where((best >= view) | (best != best), best, view), views
-    )
+    counts = [length // size for length, size in zip(x.shape[1:-1], sizes, strict=True)]
+    whole = [count * size for count, size in zip(counts, sizes, strict=True)]
+    x = x[(slice(None), *map(slice, whole))]
+    pairs = itertools.chain.from_iterable(zip(counts, sizes, strict=True))
+    x = x.reshape(x.shape[0], *pairs, x.shape[-1])
+    for axis in reversed(range(2, 2 * len(sizes) + 1, 2)):
+        taps = [
+            jax.lax.index_in_dim(x, tap, axis, keepdims=False)
+            for tap in range(x.shape[axis])
+        ]
+        x = functools.reduce(_first_maximum, taps)
+    return x
 
 
-def _every(start: int, length: int, step: int) -> slice:
-    """Every `step`-th index from `start`, over whole windows only."""
-    return slice(start, length // step * step, step)
+def _first_maximum(best: jax.Array, other: jax.Array) -> jax.Array:
+    return jnp.where((best >= other) | (best != best), best, other)

@@ -94,9 +94,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path) -> None:
         first = fit(epochs=1, checkpoints=checkpoints)
     with train.Checkpoints(tmp_path) as checkpoints:
         state = checkpoints.restore(parts()[0])
-        rest = fit(
-            state, epochs=3, checkpoints=checkpoints, records=first.records
-        )
+        rest = fit(state, epochs=3, checkpoints=checkpoints, records=first.records)
     assert_equal_states(whole.state, rest.state)
     keys = ("epoch", "step", "train_loss", "train_accuracy", "test_loss")
     for one, other in zip(whole.records, rest.records, strict=True):

@@ -1,0 +1,38 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets.models import layers
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {}),
+        ({"use_bias": False, "strides": 2}, {"use_bias": False, "strides": 2}),
+        (
+            {"groups": 2, "dilation": 2},
+            {"feature_group_count": 2, "kernel_dilation": 2},
+        ),
+        ({"padding": 1}, {"padding": 1}),
+    ],
+)
+def test_conv_is_linens_for_the_same_key(ours, theirs) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 7, 7, 4))
+    mine, reference = layers.Conv(6, (3, 3), **ours), nn.Conv(6, (3, 3), **theirs)
+    variables = mine.init(jax.random.key(1), x)
+    expected = reference.init(jax.random.key(1), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    np.testing.assert_allclose(
+        mine.apply(variables, x), reference.apply(expected, x), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_computes_in_the_given_type_with_float32_parameters() -> None:
+    layer = layers.Conv(2, (3, 3), dtype=jnp.bfloat16)
+    y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
+    assert y.dtype == jnp.bfloat16
+    assert variables["params"]["kernel"].dtype == jnp.float32
