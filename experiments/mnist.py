@@ -263,7 +263,7 @@ def finish(
         folder,
         result,
         dataset,
-        jax.device_get(endpoints),
+        {name: np.asarray(value) for name, value in endpoints.items()},
         np.asarray(variables["params"]["conv1"]["kernel"]),
         logits,
         fitted.records,
@@ -385,7 +385,7 @@ def run_prediction(request: Predict) -> int:
         return 0
     for path, share in zip(request.images, shares, strict=True):
         print(f"{path}: {names[int(share.argmax())]}")
-        print(terminal.bars(share, names))
+        print(terminal.bars(share, names, ascii=terminal.plain_only()))
     return 0
 
 

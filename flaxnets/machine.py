@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from importlib import metadata
+from typing import Any
 
 import jax
 
@@ -13,7 +14,7 @@ from flaxnets import errors
 _IMPORTED = time.time()
 
 
-def select_device(kind: str) -> jax.Device:
+def select_device(kind: str) -> Any:
     """Makes the first device of `kind` the default one and returns it.
 
     Args:

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _digits() -> Dataset:
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     small = np.round(found.images * (255 / 16)).astype(np.uint8)
     images = np.zeros((len(small), 28, 28), np.uint8)
     for large, digit in zip(images, small, strict=True):
@@ -81,12 +82,11 @@ def _digits() -> Dataset:
     for digit in range(10):
         rank[found.target == digit] = np.arange(np.sum(found.target == digit))
     test = rank % 5 == 4
-    splits = [
-        checked_split("scikit-learn's digits", images[chosen], found.target[chosen], 10)
-        for chosen in (~test, test)
-    ]
+    origin = "scikit-learn's digits"
+    train = checked_split(origin, images[~test], found.target[~test], 10)
+    held_out = checked_split(origin, images[test], found.target[test], 10)
     source = "1,797 real digits that come with scikit-learn, enlarged to 28x28"
-    return Dataset("digits", *splits, DIGITS, source)
+    return Dataset("digits", train, held_out, DIGITS, source)
 
 
 def _official(name: str) -> Callable[[], Dataset]:

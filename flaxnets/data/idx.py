@@ -9,7 +9,7 @@ import math
 import struct
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def read(path: Path) -> np.ndarray:
         ) from None
 
 
-def _parse(path: Path, file: BinaryIO, limit: int) -> np.ndarray:
+def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTES:
         raise errors.DataError(

@@ -21,10 +21,11 @@ def load(name: str) -> Dataset:
             size.
     """
     import tensorflow_datasets
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     try:
-        builder = tensorflow_datasets.builder(name, file_format="array_record")
-    except tensorflow_datasets.core.registered.DatasetNotFoundError:
+        builder: Any = tensorflow_datasets.builder(name, file_format="array_record")
+    except DatasetNotFoundError:
         raise errors.DataError(
             f"tfds:{name}: tensorflow-datasets knows no data set {name!r}; its "
             "catalogue is at https://www.tensorflow.org/datasets/catalog"
@@ -40,14 +41,14 @@ def load(name: str) -> Dataset:
             "splits train and test"
         )
     classes = tuple(features["label"].names)
-    splits = [
+    train, held_out = (
         checked_split(
             f"tfds:{name} ({split})", *_arrays(builder, name, split), len(classes)
         )
         for split in ("train", test)
-    ]
+    )
     source = f"tensorflow-datasets, {builder.info.full_name}"
-    return Dataset(name, *splits, classes, source)
+    return Dataset(name, train, held_out, classes, source)
 
 
 def _prepare(builder: Any, name: str) -> None:

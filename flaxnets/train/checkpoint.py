@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import flaxnets
@@ -285,14 +286,16 @@ def _rebuilt(target: Any, leaves: Mapping[str, np.ndarray]) -> Any:
     def leaf(path: Any, old: Any) -> Any:
         value = leaves[_name(path)]
         if _is_key(old):
-            return jax.random.wrap_key_data(value, impl=jax.random.key_impl(old))
+            return jax.random.wrap_key_data(
+                jnp.asarray(value), impl=jax.random.key_impl(old)
+            )
         return jax.device_put(value)
 
     return jax.tree_util.tree_map_with_path(leaf, target)
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
         leaf.dtype, jax.dtypes.prng_key
     )
 

@@ -1,6 +1,6 @@
 """Prediction and evaluation on every example, whatever the last batch's size."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from flaxnets import errors
 from flaxnets.train import compiling
 
-Apply = Callable[..., tuple[jax.Array, Mapping[str, jax.Array]]]
+Apply = Callable[..., Any]
 
 
 def as_float(images: jax.Array) -> jax.Array:

@@ -256,7 +256,7 @@ def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
 
 
 def _at(schedule: optax.Schedule, step: int) -> float:
-    return float(schedule(step))
+    return float(np.asarray(schedule(step)))
 
 
 def _waited(records: Sequence[Record], patience: int | None) -> bool:

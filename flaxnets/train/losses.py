@@ -63,7 +63,7 @@ def huber(
     predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0
 ) -> jax.Array:
     """Huber's loss: quadratic up to `delta`, linear beyond; mean as above, f32[B]."""
-    return _per_example(optax.huber_loss(predictions, targets, delta))
+    return _per_example(optax.huber_loss(predictions, targets, delta=delta))
 
 
 def classification(

@@ -110,7 +110,7 @@ def make_step(
             objective, has_aux=True
         )(free)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, free)
-        free = optax.apply_updates(free, updates)
+        free: Tree = optax.apply_updates(free, updates)
         after = State(
             step=state.step + 1,
             params=trees.merge(free, fixed),

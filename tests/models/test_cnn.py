@@ -1,9 +1,15 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from flaxnets import errors, models, params
+
+
+def apply(model, variables, images, **options) -> Any:
+    return model.apply(variables, images, **options)
 
 
 def initialised(model: models.CNN, shape: tuple[int, ...]):
@@ -26,7 +32,7 @@ def test_default_is_the_lecture_network() -> None:
 def test_endpoints_are_named_in_order_with_their_shapes() -> None:
     model = models.CNN()
     images = jax.random.uniform(jax.random.key(1), (2, 28, 28, 1))
-    logits, endpoints = model.apply(initialised(model, images.shape), images)
+    logits, endpoints = apply(model, initialised(model, images.shape), images)
     shapes = {name: array.shape[1:] for name, array in endpoints.items()}
     assert shapes == {
         "conv1": (28, 28, 16),
@@ -45,7 +51,7 @@ def test_endpoints_are_named_in_order_with_their_shapes() -> None:
 @pytest.mark.parametrize("shape", [(1, 32, 40, 3), (2, 5, 5, 1), (1, 64, 64, 4)])
 def test_any_image_size_depth_and_class_count(shape: tuple[int, ...]) -> None:
     model = models.CNN(num_classes=3, widths=(4, 8), pools=1, dense=(7,))
-    logits, _ = model.apply(initialised(model, shape), jnp.ones(shape))
+    logits, _ = apply(model, initialised(model, shape), jnp.ones(shape))
     assert logits.shape == (shape[0], 3)
 
 
@@ -56,9 +62,9 @@ def test_dropout_acts_in_training_only() -> None:
     key = jax.random.key(2)
 
     def logits(train: bool, key=key) -> np.ndarray:
-        return model.apply(variables, images, train=train, rngs={"dropout": key})[0]
+        return apply(model, variables, images, train=train, rngs={"dropout": key})[0]
 
-    np.testing.assert_array_equal(logits(False), model.apply(variables, images)[0])
+    np.testing.assert_array_equal(logits(False), apply(model, variables, images)[0])
     assert np.any(logits(True) != logits(False))
     assert np.any(logits(True) != logits(True, jax.random.key(3)))
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -26,13 +28,15 @@ def test_conv_is_linens_for_the_same_key(ours, theirs) -> None:
     expected = reference.init(jax.random.key(1), x)
     assert jax.tree.structure(variables) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, variables, expected)
-    np.testing.assert_allclose(
-        mine.apply(variables, x), reference.apply(expected, x), rtol=1e-4, atol=1e-5
-    )
+    y: Any = mine.apply(variables, x)
+    y_expected: Any = reference.apply(expected, x)
+    np.testing.assert_allclose(y, y_expected, rtol=1e-4, atol=1e-5)
 
 
 def test_computes_in_the_given_type_with_float32_parameters() -> None:
     layer = layers.Conv(2, (3, 3), dtype=jnp.bfloat16)
+    y: Any
+    variables: Any
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
     assert y.dtype == jnp.bfloat16
     assert variables["params"]["kernel"].dtype == jnp.float32

@@ -1,0 +1,1 @@
+"""Figures, pages and terminal output that show what a run did."""

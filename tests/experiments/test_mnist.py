@@ -1,0 +1,184 @@
+"""The MNIST study from its command line, on the embedded digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flaxnets import data
+from flaxnets.train import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ("--dataset", "digits", "--batch-size", "64")
+
+
+def study(*arguments, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-W", "error", "-m", "experiments.mnist", *arguments]
+    return subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def parameters(run: Path) -> dict[str, np.ndarray]:
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        return checkpoints.leaves()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """An uninterrupted run of three epochs."""
+    folder = tmp_path_factory.mktemp("study") / "run"
+    done = study(*TRAIN, "--epochs", 3, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_leaves_everything_that_it_promises(run: Path) -> None:
+    result = json.loads((run / "result.json").read_text())
+    assert result["dataset"] == "digits"
+    assert result["parameters"] == 1_897_226
+    assert (result["epochs"], result["steps"], result["batch_size"]) == (3, 66, 64)
+    assert result["test_accuracy"] > 0.9
+    for name in (
+        "seed",
+        "test_loss",
+        "train_seconds",
+        "startup_seconds",
+        "examples_per_second",
+        "peak_memory_bytes",
+        "backend",
+        "versions",
+    ):
+        assert result[name] is not None
+    records = [
+        json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert records[-1]["test_accuracy"] == result["test_accuracy"]
+    assert json.loads((run / "config.json").read_text())["batch_size"] == 64
+    for figure in (run / "figures").glob("*.png"):
+        assert Image.open(figure).width > 400
+    names = {figure.stem for figure in (run / "figures").glob("*.png")}
+    assert names == {
+        "samples",
+        "curves",
+        "confusion",
+        "mistakes",
+        "kernels",
+        "feature_maps",
+    }
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(names)
+    assert "http" not in page
+
+
+@pytest.mark.parametrize(
+    "request_stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+)
+def test_interrupted_and_resumed_ends_bit_equal(run, tmp_path, request_stop) -> None:
+    """Stopped once the first epoch is on record, then resumed by the same command."""
+    folder = tmp_path / "run"
+    arguments = [*TRAIN, "--epochs", "3", "--out", str(folder)]
+    command = [sys.executable, "-W", "error", "-m", "experiments.mnist", *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("epoch 1/3"):
+            process.send_signal(request_stop)
+            break
+    output, rest = process.communicate()
+    expected = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}
+    assert process.returncode == expected[request_stop], rest
+    if request_stop != signal.SIGKILL:
+        assert f"--out {folder} --resume" in output
+    done = study(*arguments, "--resume")
+    assert done.returncode == 0, done.stderr
+    whole, resumed = parameters(run), parameters(folder)
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_predicts_digits_from_pictures(run: Path, tmp_path: Path) -> None:
+    test = data.load("digits").test
+    paths, truth = [], []
+    for index in range(0, 40, 2):
+        picture = Image.fromarray(255 - test.images[index, ..., 0]).resize((200, 200))
+        paths.append(tmp_path / f"{index}.png")
+        picture.save(paths[-1])
+        truth.append(str(test.labels[index]))
+    done = study("predict", "--run", run, "--json", *paths)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [entry["image"] for entry in found] == list(map(str, paths))
+    for entry in found:
+        assert sum(entry["probabilities"].values()) == pytest.approx(1)
+    right = sum(e["class"] == t for e, t in zip(found, truth, strict=True))
+    assert right >= 16
+    drawn = study("predict", "--run", run, paths[0])
+    assert f"{paths[0]}: {found[0]['class']}" in drawn.stdout
+    assert drawn.stdout.count("%") == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--epoch", "3"], "--epochs"),
+        (["--dataset", "minst"], "did you mean mnist"),
+        (["--epochs", "0"], "epochs is 0"),
+        (["--learning-rate", "nan"], "--learning-rate is nan"),
+        (["--learning-rate", "0"], "--learning-rate is 0"),
+        (["--optimizer", "adamm"], "did you mean adam"),
+        (["--optimizer", "sgd", "--weight-decay", "0.1"], "sgd has no weight decay"),
+        (["--batch-size", "5000"], "batch_size is 5000.*1437"),
+        (["--dropout", "1.5"], "--dropout is 1.5"),
+        (["--dataset", "gone.npz"], "gone.npz: no such file"),
+        (["--device", "tpu"], "--device tpu: no such device.*[Cc]pu"),
+        (["predict", "--run", "gone", "x.png"], "gone: there is no run"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments, message, tmp_path) -> None:
+    base = [] if arguments[0] == "predict" else [*TRAIN, "--out", tmp_path / "run"]
+    if arguments[0] == "predict":
+        done = study(*arguments)
+    else:
+        done = study(*base, *arguments)
+    assert done.returncode in (1, 2)
+    import re
+
+    assert re.search(message, done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_used_folder_is_refused(run: Path) -> None:
+    before = (run / "result.json").read_bytes()
+    done = study(*TRAIN, "--epochs", 1, "--out", run)
+    assert done.returncode == 1
+    assert "--resume" in done.stderr and "--overwrite" in done.stderr
+    assert (run / "result.json").read_bytes() == before
+
+
+def test_survives_a_reader_that_leaves(tmp_path: Path) -> None:
+    """`... | head -1` must not end the run."""
+    folder = tmp_path / "run"
+    command = (
+        f"{sys.executable} -m experiments.mnist {' '.join(TRAIN)} --epochs 1 "
+        f"--out {folder} 2>&1 | head -1"
+    )
+    environment = os.environ | {"TERM": "dumb"}
+    environment.pop("DISPLAY", None)
+    subprocess.run(
+        command, shell=True, cwd=ROOT, check=True, capture_output=True, env=environment
+    )
+    assert (folder / "result.json").exists()
