@@ -28,6 +28,7 @@ from flaxnets import data, errors, machine, models, params, train
 from flaxnets.data import augmentation, pictures
 from flaxnets.report import figures, html, terminal
 from flaxnets.train import losses, metrics, optimizers
+from flaxnets.train.progress import say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +126,10 @@ def resolve(config: Config) -> Recipe:
         # The recipe's decay is meant for its own optimizer; another may have none.
         changes["weight_decay"] = None
     recipe = dataclasses.replace(recipe, **changes)
+    if recipe.epochs < 1:
+        raise errors.ArgumentError(
+            f"--epochs is {recipe.epochs}, but must be at least 1"
+        )
     for name, low, high in (("dropout", 0.0, 1.0), ("label_smoothing", 0.0, 1.0)):
         if not low <= getattr(recipe, name) < high:
             raise errors.ArgumentError(
@@ -144,15 +149,15 @@ def run_training(config: Config) -> int:
     device = machine.select_device(config.device)
     recipe = resolve(config)
     dataset = data.load(config.dataset)
-    print(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
-    print(f"data: {dataset.name}, {dataset.source}")
+    say(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
+    say(f"data: {dataset.name}, {dataset.source}")
 
     model = build(len(dataset.class_names), recipe.dropout)
     example = dataset.train.images[:1]
     keys = jax.random.split(jax.random.key(config.seed))
     variables = jax.jit(model.init)(keys[0], jnp.zeros(example.shape, jnp.float32))
     summary = params.summary(model, example.shape)
-    print(summary)
+    say(str(summary))
 
     steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
     optimizer, schedule = optimizers.make(
@@ -188,11 +193,12 @@ def run_training(config: Config) -> int:
         with train.Checkpoints(folder.path("checkpoints")) as checkpoints:
             partial, records = None, []
             last = checkpoints.latest()
-            if config.resume and last is not None:
+            if config.resume:
+                records = folder.truncate_metrics(last or 0)
+                say(f"resuming at step {last or 0}")
+            if last is not None:
                 state = checkpoints.restore(state, last)
                 partial = checkpoints.metadata(last)["partial"]
-                records = folder.truncate_metrics(last)
-                print(f"resuming at step {last}")
             fitted = train.fit(
                 state,
                 step,
@@ -211,7 +217,7 @@ def run_training(config: Config) -> int:
                 resident_bytes=limit_bytes(config),
             )
         if fitted.stopped.startswith("SIG"):
-            print(
+            say(
                 f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; "
                 f"saved. Go on with: {resume_command(directory)}"
             )
@@ -270,7 +276,7 @@ def finish(
         summary,
     )
     low, high = measured["accuracy_interval"]
-    print(
+    say(
         f"test accuracy {tested['accuracy']:.2%} (95 % interval {low:.2%} to "
         f"{high:.2%}) on {dataset.name}; report: {folder.path('report.html')}"
     )
@@ -381,11 +387,11 @@ def run_prediction(request: Predict) -> int:
             }
             for path, share in zip(request.images, shares, strict=True)
         ]
-        print(json.dumps(found, indent=1))
+        say(json.dumps(found, indent=1))
         return 0
     for path, share in zip(request.images, shares, strict=True):
-        print(f"{path}: {names[int(share.argmax())]}")
-        print(terminal.bars(share, names, ascii=terminal.plain_only()))
+        say(f"{path}: {names[int(share.argmax())]}")
+        say(terminal.bars(share, names, ascii=terminal.plain_only()))
     return 0
 
 

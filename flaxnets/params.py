@@ -7,8 +7,8 @@ within one segment, `**` matches any number of segments, `[..]` a set of charact
 
 import dataclasses
 import difflib
+import fnmatch
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -55,8 +55,8 @@ def select(tree: Mapping[str, Any], patterns: str | Sequence[str]) -> tuple[str,
     globs = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     chosen: set[str] = set()
     for glob in globs:
-        expression = _expression(glob)
-        matched = {name for name in names if expression.fullmatch(name)}
+        segments = glob.split("/")
+        matched = {name for name in names if _matches(name.split("/"), segments)}
         if not matched:
             raise errors.ArgumentError(_nothing_matched(glob, tree, names))
         chosen |= matched
@@ -83,10 +83,11 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
     """The tree that holds the leaves of both, in sorted order.
 
     Raises:
-        ArgumentError: a leaf is in both.
+        ArgumentError: a leaf is in both, or is a subtree of the other.
     """
     one, two = flatten(first), flatten(second)
-    if both := sorted(set(one) & set(two)):
+    taken = set(one) | _subtrees(one), set(two) | _subtrees(two)
+    if both := sorted((taken[0] & set(two)) | (taken[1] & set(one))):
         raise errors.ArgumentError(f"leaves are in both trees: {', '.join(both[:5])}")
     return unflatten(dict(sorted({**one, **two}.items())))
 
@@ -182,7 +183,9 @@ def summary(
         frozen: globs of parameters to count as frozen.
     """
     image = jax.ShapeDtypeStruct((1, *tuple(input_shape)[-3:]), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    variables = jax.eval_shape(
+        lambda image: model.init(jax.random.key(0), image), image
+    )
     leaves = flatten(variables["params"])
 
     def forward(variables: Tree, image: jax.Array) -> Any:
@@ -197,7 +200,7 @@ def summary(
         layer = name.rpartition("/")[0]
         sizes[layer] = sizes.get(layer, 0) + math.prod(leaf.shape)
     rows = tuple(
-        Row(layer, _output_shape(outputs.get(f"{layer}/__call__")), size)
+        Row(layer, _output_shape(outputs.get(f"{layer}/__call__".lstrip("/"))), size)
         for layer, size in sizes.items()
     )
     held = select(variables["params"], frozen) if frozen else ()
@@ -215,7 +218,7 @@ def summary(
 
 
 def _output_shape(captured: Any) -> tuple[int, ...]:
-    """Shape without the batch of a layer's (last) captured output."""
+    """Shape without the batch of a layer's output, () where it was not called."""
     return jax.tree.leaves(captured)[0].shape[1:] if captured is not None else ()
 
 
@@ -242,7 +245,9 @@ def _multiply_adds(jaxpr: Any) -> int:
             kernel = equation.invars[1].aval.shape
             outputs = kernel[numbers.rhs_spec[0]]
             depth = math.prod(kernel) // outputs
-            total += depth * math.prod(equation.outvars[0].aval.shape)
+            # Of a transposed convolution, the taps on inserted zeros do not count.
+            spread = math.prod(equation.params["lhs_dilation"])
+            total += depth * math.prod(equation.outvars[0].aval.shape) // spread
         elif name == "cond":
             # Branches are alternatives, such as one lowering for each backend.
             total += max(inner)
@@ -253,30 +258,24 @@ def _multiply_adds(jaxpr: Any) -> int:
     return total
 
 
-def _expression(glob: str) -> re.Pattern[str]:
-    """The regular expression of a glob over `/`-separated names."""
-    parts = []
-    for segment in glob.split("/"):
-        if segment == "**":
-            parts.append("**")
-            continue
-        text = ""
-        for piece in re.findall(r"\[[^]]+\]|.", segment):
-            if piece == "*":
-                text += "[^/]*"
-            elif piece == "?":
-                text += "[^/]"
-            elif len(piece) > 1:
-                text += piece.replace("[!", "[^")
-            else:
-                text += re.escape(piece)
-        parts.append(text)
-    pattern = "/".join(parts)
-    if pattern == "**":
-        return re.compile(".*")
-    pattern = re.sub(r"^\*\*/", "(?:.*/)?", pattern)
-    pattern = re.sub(r"/\*\*$", "/.*", pattern)
-    return re.compile(pattern.replace("/**/", "/(?:.*/)?"))
+def _matches(segments: Sequence[str], globs: Sequence[str]) -> bool:
+    """Whether a name's segments match a glob's, where `**` takes any number of them."""
+    if not globs or not segments:
+        return not segments and all(glob == "**" for glob in globs)
+    if globs[0] == "**":
+        return _matches(segments, globs[1:]) or _matches(segments[1:], globs)
+    return fnmatch.fnmatchcase(segments[0], globs[0]) and _matches(
+        segments[1:], globs[1:]
+    )
+
+
+def _subtrees(names: Iterable[str]) -> set[str]:
+    """Names of all subtrees that hold leaves of these names."""
+    found: set[str] = set()
+    for name in names:
+        while name := name.rpartition("/")[0]:
+            found.add(name)
+    return found
 
 
 def _nothing_matched(glob: str, tree: Mapping[str, Any], names: Sequence[str]) -> str:

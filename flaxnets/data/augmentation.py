@@ -34,24 +34,37 @@ def shift(pixels: int) -> Augmentation:
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         _, height, width, _ = images.shape
         offsets = jax.random.randint(key, (2, len(images)), -pixels, pixels + 1)
-        return _move(images, offsets[0], offsets[1], height, width)
+        corners = pixels - offsets
+        return _windows(_pad(images, pixels), corners[0], corners[1], height, width)
 
     return augment
 
 
-def crop(size: int) -> Augmentation:
-    """Cuts a square of `size` pixels out of each image at a uniform place."""
+def crop(size: int, *, padding: int = 0) -> Augmentation:
+    """Cuts a square of `size` pixels out of each image at a uniform place.
+
+    Args:
+        size: of the square, in pixels.
+        padding: zeros added on every side before cutting.
+
+    Raises:
+        ArgumentError: (when called on images) the square is larger than the padded
+            images.
+    """
+    _check_positive("crop", size)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
+        images = _pad(images, padding)
         batch, height, width, _ = images.shape
         if size > min(height, width):
             raise errors.ArgumentError(
-                f"crop of {size} pixels is larger than the images ({height}x{width})"
+                f"crop of {size} pixels is larger than the images ({height}x{width} "
+                "with padding); cut a smaller square or pad more"
             )
         rows, columns = jax.random.split(key)
         top = jax.random.randint(rows, (batch,), 0, height - size + 1)
         left = jax.random.randint(columns, (batch,), 0, width - size + 1)
-        return _move(images, -top, -left, size, size)
+        return _windows(images, top, left, size, size)
 
     return augment
 
@@ -68,7 +81,11 @@ def flip(probability: float = 0.5) -> Augmentation:
 
 
 def cutout(size: int) -> Augmentation:
-    """Blanks a square of `size` pixels, centred anywhere (DeVries and Taylor 2017)."""
+    """Blanks a square of `size` pixels, centred anywhere (DeVries and Taylor 2017).
+
+    The part of the square that is outside the image is cut off.
+    """
+    _check_positive("cutout", size)
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         batch, height, width, _ = images.shape
@@ -86,7 +103,11 @@ def cutout(size: int) -> Augmentation:
 
 
 def rotation(degrees: float) -> Augmentation:
-    """Turns each image about its centre by -degrees to +degrees, bilinearly."""
+    """Turns each image about its centre by -degrees to +degrees, bilinearly.
+
+    The angle is uniform; equal to `scipy.ndimage.affine_transform` of order 1 in mode
+    `grid-constant`.
+    """
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         batch, height, width, _ = images.shape
@@ -111,24 +132,29 @@ def rotation(degrees: float) -> Augmentation:
     return augment
 
 
-def _move(
-    images: jax.Array, down: jax.Array, right: jax.Array, height: int, width: int
+def _pad(images: jax.Array, pixels: int) -> jax.Array:
+    """Images with zeros on every side."""
+    return jnp.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0)))
+
+
+def _windows(
+    images: jax.Array, top: jax.Array, left: jax.Array, height: int, width: int
 ) -> jax.Array:
-    """Windows [B, height, width, C] of images moved by whole pixels.
+    """Windows [B, height, width, C] of images, with corners int32[B] inside them.
 
-    As products with 0/1 matrices: exact in float32, and gathers are slow on CPU.
+    Slices, since products with 0/1 matrices took eight times as long on CPU.
     """
-    rows = _selector(down, images.shape[1], height, images.dtype)
-    columns = _selector(right, images.shape[2], width, images.dtype)
-    return jnp.einsum(
-        "byh,bhwc,bxw->byxc", rows, images, columns, precision=jax.lax.Precision.HIGHEST
-    )
+    sizes = (height, width, images.shape[-1])
+
+    def window(image: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+        return jax.lax.dynamic_slice(image, (top, left, 0), sizes)
+
+    return jax.vmap(window)(images, top, left)
 
 
-def _selector(offsets: jax.Array, before: int, after: int, dtype) -> jax.Array:
-    """0/1 matrices [B, after, before]: entry (i, j) is 1 where i - offset == j."""
-    source = jnp.arange(after)[None] - offsets[:, None]
-    return (source[:, :, None] == jnp.arange(before)[None, None]).astype(dtype)
+def _check_positive(name: str, size: int) -> None:
+    if size < 1:
+        raise errors.ArgumentError(f"{name} is {size} pixels, but must be at least 1")
 
 
 def _check_share(name: str, value: float) -> None:

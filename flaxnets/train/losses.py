@@ -24,12 +24,12 @@ def cross_entropy(
         labels: int[B] classes, or f32[B, K] probabilities (one-hot or soft).
         label_smoothing: share of each target spread evenly over the K classes
             (Szegedy et al. 2016, section 7).
+
+    Raises:
+        ArgumentError: labels of two dimensions and another shape than the logits.
     """
     if labels.ndim == logits.ndim:
-        if labels.shape != logits.shape:
-            raise errors.ArgumentError(
-                f"labels {labels.shape} do not fit logits {logits.shape}"
-            )
+        _check_shapes("logits", logits, labels)
         targets = labels
     elif label_smoothing:
         targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
@@ -46,23 +46,30 @@ def binary_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Args:
         logits, targets: f32[B, ...], targets in [0, 1].
     """
+    _check_shapes("logits", logits, targets)
     return _per_example(optax.sigmoid_binary_cross_entropy(logits, targets))
 
 
 def mean_squared_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Mean over all but the first axis of (prediction - target)^2, f32[B]."""
+    _check_shapes("predictions", predictions, targets)
     return _per_example(jnp.square(predictions - targets))
 
 
 def mean_absolute_error(predictions: jax.Array, targets: jax.Array) -> jax.Array:
     """Mean over all but the first axis of |prediction - target|, f32[B]."""
+    _check_shapes("predictions", predictions, targets)
     return _per_example(jnp.abs(predictions - targets))
 
 
 def huber(
     predictions: jax.Array, targets: jax.Array, *, delta: float = 1.0
 ) -> jax.Array:
-    """Huber's loss: quadratic up to `delta`, linear beyond; mean as above, f32[B]."""
+    """Huber's loss: quadratic up to `delta`, linear beyond; mean as above, f32[B].
+
+    Huber 1964: e^2 / 2 for |e| <= delta, and delta (|e| - delta / 2) beyond.
+    """
+    _check_shapes("predictions", predictions, targets)
     return _per_example(optax.huber_loss(predictions, targets, delta=delta))
 
 
@@ -99,7 +106,8 @@ def classification(
             rngs={"dropout": dropout_key},
             mutable=list(statistics),
         )
-        labels = batch["label"]
+        # A network that computes in bfloat16 is still judged in float32.
+        logits, labels = logits.astype(jnp.float32), batch["label"]
         value = cross_entropy(logits, labels, label_smoothing=label_smoothing).mean()
         truth = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         accuracy = (logits.argmax(axis=-1) == truth).mean()
@@ -111,6 +119,15 @@ def classification(
 
 def _updated(statistics: Tree, changed: Mapping[str, Any]) -> Tree:
     return {name: changed.get(name, tree) for name, tree in statistics.items()}
+
+
+def _check_shapes(name: str, values: jax.Array, targets: jax.Array) -> None:
+    """Refuses what would broadcast: [B, 1] against [B] has a mean, but a wrong one."""
+    if values.shape != targets.shape:
+        raise errors.ArgumentError(
+            f"{name} have shape {values.shape} and the targets {targets.shape}, but "
+            "both must have the same"
+        )
 
 
 def _per_example(values: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from flaxnets import errors
+from flaxnets.data import arrays
 from flaxnets.train import evaluation
 
 # The 97.5 % quantile of the standard normal distribution.
@@ -13,7 +14,7 @@ _Z95 = 1.959963984540054
 
 
 def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % score interval of a proportion (Wilson 1927)."""
+    """Wilson's 95 % score interval of correct / count, count > 0 (Wilson 1927)."""
     share = correct / count
     scale = 1 + _Z95**2 / count
     middle = (share + _Z95**2 / (2 * count)) / scale
@@ -51,7 +52,9 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     lower = np.arange(logits.shape[1]) < labels[:, None]
-    ahead = (logits > own).sum(axis=1) + ((logits == own) & lower).sum(axis=1)
+    # "Not at most", so that a NaN is never a hit.
+    ahead = ~(logits <= own) | ((logits == own) & lower)
+    ahead = ahead.sum(axis=1)
     return float(np.mean(ahead < k))
 
 
@@ -70,15 +73,20 @@ def calibration_error(
 def mcnemar(first_correct: np.ndarray, second_correct: np.ndarray) -> float:
     """Exact two-sided p-value that two classifiers err equally often (McNemar 1947).
 
+    The binomial probability, at equal chances, of a split of the discordant examples
+    at least this uneven; small values speak for a real difference.
+
     Args:
         first_correct, second_correct: bool[N], on the same examples.
     """
     only_first = int(np.sum(first_correct & ~second_correct))
     only_second = int(np.sum(second_correct & ~first_correct))
     discordant = only_first + only_second
-    tail = range(min(only_first, only_second) + 1)
-    chance = sum(math.comb(discordant, k) for k in tail) / 2**discordant
-    return min(1.0, 2 * chance)
+    ways = tail = 1
+    for k in range(min(only_first, only_second)):
+        ways = ways * (discordant - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**discordant)
 
 
 def report(logits: np.ndarray, labels: np.ndarray, class_count: int) -> dict[str, Any]:
@@ -91,12 +99,14 @@ def report(logits: np.ndarray, labels: np.ndarray, class_count: int) -> dict[str
 
     Raises:
         ArgumentError: shapes that do not fit.
+        DataError: a label is not one of 0 to K - 1.
     """
     if logits.shape != (len(labels), class_count):
         raise errors.ArgumentError(
             f"logits of shape {logits.shape} do not fit {len(labels)} labels of "
             f"{class_count} classes"
         )
+    arrays.check_labels("labels", labels, class_count)
     predicted = logits.argmax(axis=1)
     correct = int(np.sum(predicted == labels))
     matrix = confusion_matrix(predicted, labels, class_count)

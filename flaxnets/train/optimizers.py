@@ -23,8 +23,10 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     "cosine": lambda peak, steps: optax.cosine_decay_schedule(peak, steps),
     "exponential": lambda peak, steps: optax.exponential_decay(peak, steps, 0.01),
     "linear": lambda peak, steps: optax.linear_schedule(peak, 0.0, steps),
-    # Smith and Topin 2018, as optax implements it.
-    "onecycle": lambda peak, steps: optax.cosine_onecycle_schedule(steps, peak),
+    # Smith and Topin 2018, as optax implements it, which needs some steps to rise in.
+    "onecycle": lambda peak, steps: optax.cosine_onecycle_schedule(
+        max(steps, 10), peak
+    ),
 }
 
 

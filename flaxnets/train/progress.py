@@ -1,5 +1,6 @@
 """Progress for people: a live bar on a terminal, plain lines anywhere else."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -79,8 +80,16 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
             return
-        try:
-            print(text, file=self._stream, flush=True)
-        except BrokenPipeError:
-            # The reader (`| head`) is gone; the run goes on for its files.
-            self._stream = open("/dev/null", "w")  # noqa: SIM115
+        say(text, self._stream)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Prints a line to standard output (or `stream`), whether or not it is read.
+
+    A reader that leaves (`| head`) does not end the run, which goes on for its files.
+    """
+    target = sys.stdout if stream is None else stream
+    try:
+        print(text, file=target, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
