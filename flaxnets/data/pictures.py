@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flaxnets import errors
+from flaxnets.data import handwriting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -110,65 +111,18 @@ def _eight_bits(image: "Image.Image", path: Path) -> np.ndarray:
 
 
 def read_digit(path: str | os.PathLike[str]) -> np.ndarray:
-    """Reads a picture of one digit as MNIST shows digits, uint8[28, 28, 1].
+    """Reads a picture of one digit as MNIST would hold it, uint8[28, 28, 1].
 
-    The digit may be dark on light or light on dark, anywhere in the picture, under
-    uneven light. As for MNIST (LeCun, "The MNIST database"), it is scaled into 20x20
-    pixels with its aspect kept and put with its centre of mass in the middle of
-    28x28, white on black.
+    White on black, whatever the picture's own colours; see `handwriting.normalise`.
 
     Raises:
-        DataError: see `read_image`; or the picture is blank.
+        DataError: the file is not a readable picture (see `read_image`), or nothing
+            in it stands out from the background.
     """
-    from PIL import Image, ImageFilter
+    from PIL import Image
 
-    image = Image.fromarray(read_image(path)).convert("L")
-    image.thumbnail((400, 400), Image.Resampling.LANCZOS)
-    values = np.asarray(image, np.float64)
-    border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-    if np.median(border) > values.mean():
-        values = 255 - values
-    elif np.median(border) == values.mean():
-        raise errors.DataError(f"{path}: the picture is blank; expected a digit")
-    # The light is taken to be what a plane through the border's values says.
-    rows, columns = np.indices(values.shape)
-    edge = np.zeros(values.shape, bool)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
-    plane = np.stack([np.ones(values.shape), rows, columns], axis=-1)
-    fit, *_ = np.linalg.lstsq(plane[edge], values[edge], rcond=None)
-    ink = np.maximum(values - plane @ fit, 0)
-    smooth = np.asarray(
-        Image.fromarray(np.clip(ink, 0, 255).astype(np.uint8)).filter(
-            ImageFilter.MedianFilter(3)
-        )
-    )
-    peak = np.percentile(smooth, 99.5)
-    if peak < 16:
-        raise errors.DataError(
-            f"{path}: nothing stands out from the background; expected a digit"
-        )
-    ink = np.where(smooth > 0.25 * peak, np.minimum(ink / peak, 1), 0)
-    tall, wide = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-    box = ink[tall[0] : tall[-1] + 1, wide[0] : wide[-1] + 1]
-    scale = 20 / max(box.shape)
-    size = (max(1, round(box.shape[1] * scale)), max(1, round(box.shape[0] * scale)))
-    small = np.asarray(
-        Image.fromarray((255 * box).astype(np.uint8)).resize(
-            size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC
-        ),
-        np.float64,
-    )
-    return _centred(small).astype(np.uint8)[..., None]
-
-
-def _centred(digit: np.ndarray) -> np.ndarray:
-    """A digit of at most 20x20 in 28x28, its centre of mass in the middle."""
-    places = []
-    for axis, length in enumerate(digit.shape):
-        weights = digit.sum(axis=1 - axis)
-        centre = (weights * np.arange(length)).sum() / weights.sum()
-        places.append(int(np.clip(round(13.5 - centre), 0, 28 - length)))
-    canvas = np.zeros((28, 28))
-    top, left = places
-    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return canvas
+    grey = np.asarray(Image.fromarray(read_image(path)).convert("L"))
+    try:
+        return handwriting.normalise(grey)
+    except errors.DataError as error:
+        raise errors.DataError(f"{path}: {error}") from error

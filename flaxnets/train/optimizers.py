@@ -1,4 +1,4 @@
-"""Optimizers and schedules by optax's own names."""
+"""Optimizers and schedules of learning rates by optax's own names."""
 
 import difflib
 import inspect
@@ -11,11 +11,12 @@ import optax
 
 from flaxnets import errors
 
-# optax's optimizers that are complete given a learning rate.
+# optax's optimizers that are complete given a schedule of learning rates. Not so:
+# rprop and sm3 fail with a schedule, noisy_sgd needs a key, lbfgs the loss itself.
 NAMES = (
     "adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad "
-    "fromage lamb lars lion nadam nadamw noisy_sgd novograd "
-    "optimistic_gradient_descent radam rmsprop rprop sgd sign_sgd sm3 yogi"
+    "fromage lamb lars lion nadam nadamw novograd optimistic_adam_v2 "
+    "optimistic_gradient_descent radam rmsprop sgd sign_sgd signum yogi"
 ).split()
 
 SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
@@ -29,6 +30,9 @@ SCHEDULES: dict[str, Callable[[float, int], optax.Schedule]] = {
     ),
 }
 
+# The names under which optax's optimizers take the mask of their weight decay.
+_MASKS = ("mask", "weight_decay_mask")
+
 
 def make(
     name: str,
@@ -36,23 +40,31 @@ def make(
     learning_rate: float,
     schedule: str = "constant",
     total_steps: int,
+    warmup_steps: int = 0,
     weight_decay: float | None = None,
+    momentum: float | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its schedule of learning rates.
 
-    Weight decay, where the optimizer has it, acts on kernels (two dimensions and
-    more), not on biases or normalisation scales.
+    Weight decay acts on kernels (two dimensions and more), not on biases and
+    normalisation scales (He et al. 2019, "Bag of tricks", section 3.1), except that
+    novograd, which optax gives no mask, decays everything.
 
     Args:
         name: one of NAMES.
         learning_rate: the rate, or the schedule's peak.
         schedule: one of SCHEDULES.
-        total_steps: length of the schedule.
+        total_steps: length of the schedule, warm-up included.
+        warmup_steps: steps of a linear rise from 0 to `learning_rate` before it.
         weight_decay: overrides the optimizer's default.
+        momentum: overrides the optimizer's default (none for sgd and rmsprop).
+
+    Returns:
+        The transformation, and the schedule: the learning rate of each step.
 
     Raises:
         ArgumentError: a name is unknown, a number cannot be used, or the optimizer has
-            no weight decay.
+            no weight decay or no momentum.
     """
     _check_name("--optimizer", name, NAMES)
     _check_name("--schedule", schedule, list(SCHEDULES))
@@ -60,24 +72,26 @@ def make(
         raise errors.ArgumentError(
             f"--learning-rate is {learning_rate}, but must be a positive number"
         )
-    rates = SCHEDULES[schedule](learning_rate, total_steps)
     maker = getattr(optax, name)
     accepted = inspect.signature(maker).parameters
     options: dict[str, Any] = {}
-    if "mask" in accepted and "weight_decay" in accepted:
-        options["mask"] = kernels_only
+    if "weight_decay" in accepted:
+        options |= {mask: kernels_only for mask in _MASKS if mask in accepted}
     if weight_decay is not None:
-        if "weight_decay" not in accepted:
-            having = [other for other in NAMES if _decays(other)]
-            raise errors.ArgumentError(
-                f"--optimizer {name} has no weight decay; leave --weight-decay out, or "
-                f"use one of: {', '.join(having)}"
-            )
+        _check_option("weight_decay", name)
         if not (math.isfinite(weight_decay) and weight_decay >= 0):
             raise errors.ArgumentError(
                 f"--weight-decay is {weight_decay}, but must be zero or positive"
             )
         options["weight_decay"] = weight_decay
+    if momentum is not None:
+        _check_option("momentum", name)
+        if not 0 <= momentum < 1:
+            raise errors.ArgumentError(
+                f"--momentum is {momentum}, but must be at least 0 and below 1"
+            )
+        options["momentum"] = momentum
+    rates = _rates(schedule, learning_rate, total_steps, warmup_steps)
     return maker(rates, **options), rates
 
 
@@ -86,8 +100,43 @@ def kernels_only(params: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
-def _decays(name: str) -> bool:
-    return "weight_decay" in inspect.signature(getattr(optax, name)).parameters
+def _rates(
+    schedule: str, peak: float, total_steps: int, warmup_steps: int
+) -> optax.Schedule:
+    """The schedule, after its warm-up."""
+    if total_steps < 1:
+        raise errors.ArgumentError(
+            f"total_steps is {total_steps}, but must be at least 1"
+        )
+    if not 0 <= warmup_steps < total_steps:
+        raise errors.ArgumentError(
+            f"warmup_steps is {warmup_steps}, but must be at least 0 and below the "
+            f"{total_steps} steps of the whole training"
+        )
+    if warmup_steps == 0:
+        return SCHEDULES[schedule](peak, total_steps)
+    if schedule == "onecycle":
+        raise errors.ArgumentError(
+            "the onecycle schedule has a warm-up of its own; leave warmup_steps out, "
+            "or use the cosine schedule"
+        )
+    rise = optax.linear_schedule(0.0, peak, warmup_steps)
+    rest = SCHEDULES[schedule](peak, total_steps - warmup_steps)
+    return optax.join_schedules([rise, rest], [warmup_steps])
+
+
+def _check_option(option: str, name: str) -> None:
+    having = [
+        other
+        for other in NAMES
+        if option in inspect.signature(getattr(optax, other)).parameters
+    ]
+    if name not in having:
+        flag = f"--{option.replace('_', '-')}"
+        raise errors.ArgumentError(
+            f"--optimizer {name} has no {option.replace('_', ' ')}; leave {flag} out, "
+            f"or use one of: {', '.join(having)}"
+        )
 
 
 def _check_name(option: str, name: str, known: Sequence[str]) -> None:

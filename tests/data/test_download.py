@@ -18,7 +18,7 @@ from flaxnets.data import download
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
-Answer = Callable[[http.server.BaseHTTPRequestHandler, int], None]
+Answer = Callable[[http.server.BaseHTTPRequestHandler, int], object]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""The same training in flaxnets and in its peers, timed side by side."""

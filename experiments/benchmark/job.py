@@ -1,0 +1,96 @@
+"""What a worker is asked to do, and how it answers.
+
+Imports numpy alone, since its import time is part of every worker's start.
+"""
+
+import dataclasses
+import json
+import sys
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Kind = Literal["steps", "race", "check", "floor"]
+
+# Images per call when the whole test set is evaluated, in every library.
+EVALUATION_BATCH = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One measurement in one process.
+
+    Attributes:
+        kind: `steps` (time of steps), `race` (time to the target accuracy), `check`
+            (losses of the first steps), or `floor` (what the machine allows).
+        variant: see `Contender`.
+        batch_size: examples per step.
+        device: `cpu`, `gpu` or `tpu`.
+        tf32: whether matrix products may round their inputs to TF32.
+        seed: of the order of the examples.
+        data: an `.npz` in Keras's layout, uint8 [N, H, W, C], a whole number of batches
+            to train on.
+        weights: an `.npz` of the initial parameters by flaxnets' names.
+        windows: epochs that `steps` times, after one that it does not.
+        target: the test accuracy at which `race` ends.
+        max_epochs: where `race` gives up.
+    """
+
+    kind: Kind
+    variant: str
+    batch_size: int
+    device: str
+    tf32: bool
+    seed: int
+    data: str
+    weights: str
+    windows: int
+    target: float
+    max_epochs: int
+
+
+class Arrays(NamedTuple):
+    """A job's data: images uint8[N, H, W, C], labels int[N]."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+    @property
+    def class_count(self) -> int:
+        return int(self.train_labels.max()) + 1
+
+
+class DeviceMissing(Exception):
+    """The library sees no device of the kind that the job asks for."""
+
+
+def arrays(job: Job) -> Arrays:
+    """Reads the job's data."""
+    with np.load(job.data) as found:
+        return Arrays(
+            found["x_train"], found["y_train"], found["x_test"], found["y_test"]
+        )
+
+
+def weights(job: Job) -> dict[str, np.ndarray]:
+    """Reads the job's initial parameters: convolutions HWIO, dense [in, out]."""
+    with np.load(job.weights) as found:
+        return dict(found)
+
+
+def reached(accuracy: float, job: Job) -> bool:
+    """Whether a test accuracy, perhaps a float32, is the target's or better."""
+    return round(float(accuracy), 6) >= job.target
+
+
+def answer(**fields: Any) -> None:
+    """Prints the worker's one line."""
+    print(json.dumps(fields), flush=True)
+
+
+def asked() -> tuple[str, Job]:
+    """The contender's name and the job, from the worker's command line."""
+    name, text = sys.argv[1:]
+    return name, Job(**json.loads(text))

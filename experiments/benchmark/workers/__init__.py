@@ -1,0 +1,1 @@
+"""One module a library: what its user would write, timed in a process of its own."""

@@ -1,0 +1,115 @@
+"""flaxnets: `train.fit`, as the study `experiments.mnist` uses it."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmark import jax_device
+from experiments.benchmark import job as jobs
+from flaxnets import data, models, params, train
+from flaxnets.train import losses, optimizers
+
+
+class Reached(Exception):
+    """Ends `fit` at the target."""
+
+
+class Training:
+    """What `fit` takes, for a job."""
+
+    def __init__(self, job: jobs.Job) -> None:
+        self.job = job
+        self.facts = jax_device.select(job)
+        self.dataset = data.load(job.data)
+        model = models.CNN(num_classes=len(self.dataset.class_names))
+        example = jnp.zeros((1, *self.dataset.train.images.shape[1:]))
+        keys = jax.random.split(jax.random.key(job.seed))
+        variables = jax.jit(model.init)(keys[0], example)
+        # Drawn as a user would draw them, then replaced by those that all share.
+        given = params.unflatten(jobs.weights(job))
+        found = params.differences(variables["params"], given)
+        if found:
+            raise ValueError(f"initial weights do not fit the network: {found}")
+        variables = {"params": jax.device_put(given)}
+        count = len(self.dataset.train.labels)
+        self.optimizer, self.schedule = optimizers.make(
+            "adam",
+            learning_rate=1e-3,
+            total_steps=data.steps_per_epoch(count, job.batch_size) * job.max_epochs,
+        )
+        self.step = train.make_step(losses.classification(model.apply), self.optimizer)
+        self.state = train.create(variables, self.optimizer, key=keys[1])
+        size = min(jobs.EVALUATION_BATCH, len(self.dataset.test.labels))
+        self.evaluator = train.Evaluator(model.apply, batch_size=size)
+
+    def fit(self, epochs: int, on_record: Any) -> train.Fitted:
+        return train.fit(
+            self.state,
+            self.step,
+            self.dataset,
+            epochs=epochs,
+            batch_size=self.job.batch_size,
+            seed=self.job.seed,
+            evaluator=self.evaluator,
+            learning_rate=self.schedule,
+            on_record=on_record,
+        )
+
+
+def steps(job: jobs.Job) -> dict[str, Any]:
+    """Times whole epochs; the first one is not counted.
+
+    The test data of such a job are a handful, so an epoch is its steps.
+    """
+    training = Training(job)
+    ends = []
+    fitted = training.fit(
+        1 + job.windows, lambda record: ends.append(time.perf_counter())
+    )
+    return {
+        **training.facts,
+        "first_step_at": fitted.first_step_at,
+        "compile_seconds": fitted.compile_seconds,
+        "window_steps": len(training.dataset.train.labels) // job.batch_size,
+        "window_seconds": np.diff(ends).tolist(),
+    }
+
+
+def race(job: jobs.Job) -> dict[str, Any]:
+    """Trains until the test accuracy at an epoch's end reaches the target."""
+    training = Training(job)
+    accuracies = []
+
+    def look(record: dict[str, Any]) -> None:
+        accuracies.append([time.time(), record["test_accuracy"]])
+        if jobs.reached(record["test_accuracy"], job):
+            raise Reached
+
+    try:
+        training.fit(job.max_epochs, look)
+    except Reached:
+        pass
+    return {**training.facts, "accuracies": accuracies}
+
+
+def check(job: jobs.Job) -> dict[str, Any]:
+    """The losses of one epoch, step by step, and what `fit` says of the same epoch."""
+    training = Training(job)
+    images, labels = training.dataset.train
+    order = data.epoch_order(len(labels), job.batch_size, job.seed, 0)
+    step = jax.jit(training.step)
+    state, found = training.state, []
+    for index in order:
+        state, metrics = step(state, {"image": images[index], "label": labels[index]})
+        found.append(float(metrics["loss"]))
+    (record,) = training.fit(1, lambda record: None).records
+    return {
+        **training.facts,
+        "losses": found,
+        "mean_loss": record["train_loss"],
+        "test_loss": record["test_loss"],
+        "test_accuracy": record["test_accuracy"],
+    }
