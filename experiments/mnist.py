@@ -9,12 +9,13 @@ be had), and leaves config, metrics, result, figures, report and checkpoints in 
 folder.
 """
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +28,7 @@ from experiments import command
 from flaxnets import data, errors, machine, models, params, train
 from flaxnets.data import augmentation, pictures
 from flaxnets.report import figures, html, terminal
-from flaxnets.train import losses, metrics, optimizers
+from flaxnets.train import losses, metrics, optimizers, trackers
 from flaxnets.train.progress import say
 
 
@@ -41,6 +42,8 @@ class Recipe:
     learning_rate: float
     schedule: str
     weight_decay: float | None
+    momentum: float | None
+    warmup_steps: int
     shift: int
     dropout: float
     label_smoothing: float
@@ -48,8 +51,8 @@ class Recipe:
 
 RECIPES = {
     # The lecture's slide: Adam as it comes, nothing else.
-    "lecture": Recipe(10, 16, "adam", 1e-3, "constant", None, 0, 0.0, 0.0),
-    "default": Recipe(10, 128, "adamw", 3e-3, "onecycle", 1e-4, 2, 0.0, 0.0),
+    "lecture": Recipe(10, 16, "adam", 1e-3, "constant", None, None, 0, 0, 0.0, 0.0),
+    "default": Recipe(10, 128, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 0.0, 0.0),
 }
 
 
@@ -73,6 +76,10 @@ class Config:
     """constant, cosine, onecycle, linear or exponential."""
     weight_decay: float | None = None
     """Decay of kernels, for optimizers that have it."""
+    momentum: float | None = None
+    """Momentum, for optimizers that have it."""
+    warmup_steps: int | None = None
+    """Steps in which the learning rate rises from 0 first."""
     shift: int | None = None
     """Random shifts of the training images by up to this many pixels."""
     dropout: float | None = None
@@ -166,6 +173,8 @@ def run_training(config: Config) -> int:
         schedule=recipe.schedule,
         total_steps=steps * recipe.epochs,
         weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        warmup_steps=recipe.warmup_steps,
     )
     loss = losses.classification(
         model.apply,
@@ -190,7 +199,10 @@ def run_training(config: Config) -> int:
     with train.RunFolder.open(
         directory, described, resume=config.resume, overwrite=config.overwrite
     ) as folder:
-        with train.Checkpoints(folder.path("checkpoints")) as checkpoints:
+        with (
+            train.Checkpoints(folder.path("checkpoints")) as checkpoints,
+            recording(config, folder, described) as record,
+        ):
             partial, records = None, []
             last = checkpoints.latest()
             if config.resume:
@@ -211,7 +223,7 @@ def run_training(config: Config) -> int:
                 checkpoints=checkpoints,
                 records=records,
                 partial=partial,
-                on_record=folder.log,
+                on_record=record,
                 patience=config.patience,
                 skip_nonfinite=skip,
                 resident_bytes=limit_bytes(config),
@@ -224,6 +236,27 @@ def run_training(config: Config) -> int:
             return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
         finish(folder, described, dataset, model, evaluator, fitted, summary)
     return 0
+
+
+@contextlib.contextmanager
+def recording(
+    config: Config, folder: train.RunFolder, described: Mapping[str, Any]
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Sends each record to metrics.jsonl, and wherever else the run asks for."""
+    tracks = [folder.log]
+    with contextlib.ExitStack() as stack:
+        if config.tensorboard:
+            events = trackers.tensorboard(folder.path("events"))
+            tracks.append(stack.enter_context(events))
+        if config.wandb:
+            remote = trackers.weights_and_biases(folder.path("."), described)
+            tracks.append(stack.enter_context(remote))
+
+        def record(values: Mapping[str, Any]) -> None:
+            for track in tracks:
+                track(values)
+
+        yield record
 
 
 def finish(

@@ -26,6 +26,7 @@ OWN = (
     "figures",
     "checkpoints",
     "events",
+    "wandb",
 )
 
 

