@@ -243,7 +243,7 @@ def recording(
     config: Config, folder: train.RunFolder, described: Mapping[str, Any]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Sends each record to metrics.jsonl, and wherever else the run asks for."""
-    tracks = [folder.log]
+    tracks: list[Callable[[Mapping[str, Any]], None]] = [folder.log]
     with contextlib.ExitStack() as stack:
         if config.tensorboard:
             events = trackers.tensorboard(folder.path("events"))

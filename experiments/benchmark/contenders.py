@@ -39,7 +39,10 @@ CONTENDERS = {
             environment={"KERAS_BACKEND": "tensorflow"},
         ),
         Contender(
-            "keras-jax", "keras", ("keras", "jax"), environment={"KERAS_BACKEND": "jax"}
+            "keras-jax",
+            "keras",
+            ("keras", "jax"),
+            environment={"KERAS_BACKEND": "jax"},
         ),
     )
 }

@@ -112,24 +112,44 @@ def rotation(degrees: float) -> Augmentation:
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         batch, height, width, _ = images.shape
         limit = jnp.deg2rad(degrees)
-        angles = jax.random.uniform(key, (batch,), minval=-limit, maxval=limit)
-        rows = jnp.arange(height) - (height - 1) / 2
-        columns = jnp.arange(width) - (width - 1) / 2
-        grid = jnp.stack(jnp.meshgrid(rows, columns, indexing="ij"))
-
-        def turned(image: jax.Array, angle: jax.Array) -> jax.Array:
-            cosine, sine = jnp.cos(angle), jnp.sin(angle)
-            y = cosine * grid[0] + sine * grid[1] + (height - 1) / 2
-            x = cosine * grid[1] - sine * grid[0] + (width - 1) / 2
-
-            def channel(plane: jax.Array) -> jax.Array:
-                return jax.scipy.ndimage.map_coordinates(plane, [y, x], order=1)
-
-            return jax.vmap(channel, in_axes=-1, out_axes=-1)(image)
-
-        return jax.vmap(turned)(images, angles)
+        angles = jax.random.uniform(key, (batch, 1, 1), minval=-limit, maxval=limit)
+        cosine, sine = jnp.cos(angles), jnp.sin(angles)
+        middle, centre = (height - 1) / 2, (width - 1) / 2
+        down = (jnp.arange(height) - middle)[None, :, None]
+        right = (jnp.arange(width) - centre)[None, None, :]
+        rows = cosine * down + sine * right + middle
+        columns = cosine * right - sine * down + centre
+        return _interpolated(images, rows, columns)
 
     return augment
+
+
+def _interpolated(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Bilinear values at places f32[B, H, W] of images, in pixels; 0 outside.
+
+    Four taps at one index into padded, flattened images, since
+    `jax.scipy.ndimage.map_coordinates` took nine times as long on CPU.
+    """
+    batch, height, width, channels = images.shape
+    wide = width + 2
+    flat = _pad(images, 1).reshape(batch, -1, channels)
+    top, left = jnp.floor(rows), jnp.floor(columns)
+    inside = (top >= -1) & (top < height) & (left >= -1) & (left < width)
+    # Padding moved the images by one; clipped places are not inside.
+    first = jnp.clip(top.astype(jnp.int32) + 1, 0, height) * wide
+    first += jnp.clip(left.astype(jnp.int32) + 1, 0, width)
+    first = first.reshape(batch, -1, 1)
+
+    def tap(offset: int) -> jax.Array:
+        values = jnp.take_along_axis(
+            flat, first + offset, axis=1, mode="promise_in_bounds"
+        )
+        return values.reshape(images.shape)
+
+    below, beside = (rows - top)[..., None], (columns - left)[..., None]
+    upper = (1 - beside) * tap(0) + beside * tap(1)
+    lower = (1 - beside) * tap(wide) + beside * tap(wide + 1)
+    return jnp.where(inside[..., None], (1 - below) * upper + below * lower, 0.0)
 
 
 def _pad(images: jax.Array, pixels: int) -> jax.Array:

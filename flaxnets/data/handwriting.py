@@ -74,18 +74,19 @@ def _ink(grey: np.ndarray) -> np.ndarray:
     if (dark**2).sum() > (bright**2).sum():
         grey = 255 - grey
     raised = grey - _background(grey)
-    threshold = _otsu(raised)
-    below, above = raised[raised <= threshold], raised[raised > threshold]
-    floor = np.median(below)
-    noise = 1.4826 * np.median(np.abs(below - floor))
-    contrast = above.mean() - below.mean() if above.size else 0.0
-    if contrast < max(LEAST_CONTRAST, CONTRAST_TO_NOISE * noise):
-        raise errors.DataError(
-            f"no digit was found: nothing stands out from the background (contrast "
-            f"{contrast:.0f} of 255 grey levels, at least {LEAST_CONTRAST:.0f} are "
-            "needed); give a picture with one digit in it"
-        )
-    return np.clip((raised - floor) / (np.percentile(above, 75) - floor), 0, 1)
+    contrast = float(np.ptp(raised))
+    if contrast >= LEAST_CONTRAST:
+        threshold = _otsu(raised)
+        below, above = raised[raised <= threshold], raised[raised > threshold]
+        floor = np.median(below)
+        noise = 1.4826 * np.median(np.abs(below - floor))
+        contrast = above.mean() - below.mean()
+        if contrast >= max(LEAST_CONTRAST, CONTRAST_TO_NOISE * noise):
+            return np.clip((raised - floor) / (np.percentile(above, 75) - floor), 0, 1)
+    raise errors.DataError(
+        "no digit was found: nothing stands out from the background (contrast "
+        f"{contrast:.0f} of 255 grey levels); give a picture with one digit in it"
+    )
 
 
 def _surface_through_border(grey: np.ndarray) -> np.ndarray:
@@ -107,9 +108,10 @@ def _surface_through_border(grey: np.ndarray) -> np.ndarray:
     for _ in range(10):
         residual = values - matrix @ coefficients
         weight = 1 / (1 + (residual / (np.median(np.abs(residual)) + 1)) ** 2)
-        coefficients = np.linalg.lstsq(
-            matrix * weight[:, None], values * weight, rcond=None
-        )[0]
+        weighted = matrix.T * weight**2
+        # The ridge keeps pictures of a single row solvable; it changes nothing else.
+        normal = weighted @ matrix + 1e-6 * np.eye(6)
+        coefficients = np.linalg.solve(normal, weighted @ values)
     return terms @ coefficients
 
 

@@ -42,7 +42,10 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # Anything else that Pillow warns of is either an error below or harmless.
             warnings.simplefilter("ignore", UserWarning)
-            with Image.open(path, formats=FORMATS) as image:
+            # Given a path, Pillow maps uncompressed TIFFs into memory, and scrambles
+            # those whose orientation swaps rows and columns; given a file, it reads.
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
+                image.load()
                 upright = ImageOps.exif_transpose(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise errors.DataError(

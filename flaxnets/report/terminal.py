@@ -15,13 +15,14 @@ def bars(
 
     Args:
         shares: [K] numbers from 0 to 1.
-        names: K names.
+        names: K names; characters that a terminal would act on show as `?`.
         width: characters of a full bar.
-        ascii: draw with `#` instead of block characters.
+        ascii: only ASCII: `#` instead of block characters, `?` for other letters.
     """
-    longest = max(map(len, names))
+    shown = [_printable(name, ascii) for name in names]
+    longest = max(map(len, shown))
     lines = []
-    for name, share in zip(names, shares, strict=True):
+    for name, share in zip(shown, shares, strict=True):
         if ascii:
             bar = "#" * round(share * width)
         else:
@@ -38,3 +39,11 @@ def plain_only() -> bool:
     except (UnicodeEncodeError, LookupError):
         return True
     return False
+
+
+def _printable(name: str, ascii: bool) -> str:
+    """A name without control characters, which could rewrite the terminal's screen."""
+    return "".join(
+        letter if letter.isprintable() and (letter.isascii() or not ascii) else "?"
+        for letter in name
+    )

@@ -44,7 +44,7 @@ def weights_and_biases(folder: Path, config: Mapping[str, Any]) -> Iterator[Trac
         ArgumentError: wandb is not installed.
     """
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise _missing("--wandb", "wandb", "wandb") from None
     run = wandb.init(project="flaxnets", dir=str(folder), config=dict(config))

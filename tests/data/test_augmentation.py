@@ -1,10 +1,12 @@
 """Augmentations against loops and scipy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from flaxnets import errors
 from flaxnets.data import augmentation
@@ -79,6 +81,31 @@ def test_crops_are_windows_of_the_image() -> None:
     assert len(places) > 6
 
 
+def test_crop_after_padding_is_a_shift_of_zero_filled_images() -> None:
+    found = set()
+    crops = np.asarray(augmentation.crop(8, padding=1)(KEY, IMAGES))
+    assert crops.shape == (64, 8, 8, 2)
+    for image, crop in zip(np.asarray(IMAGES), crops, strict=True):
+        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)))
+        (place,) = [
+            (top, left)
+            for top in range(4)
+            for left in range(3)
+            if np.array_equal(padded[top : top + 8, left : left + 8], crop)
+        ]
+        found.add(place)
+    assert {top for top, _ in found} == {0, 1, 2, 3}
+    assert {left for _, left in found} == {0, 1, 2}
+
+
+def test_shifts_are_uniform() -> None:
+    image = jnp.zeros((2500, 5, 5, 1)).at[:, 2, 2].set(1)
+    counts = np.asarray(augmentation.shift(2)(KEY, image)).sum(axis=0)[..., 0]
+    # 100 expected for each of 25 offsets; 24 degrees of freedom pass 51 once in 1,000.
+    assert counts.sum() == 2500
+    assert np.sum((counts - 100) ** 2 / 100) < 51
+
+
 def test_flip_mirrors_about_half_of_the_images() -> None:
     flipped = np.asarray(ALL["flip"](KEY, IMAGES))
     images = np.asarray(IMAGES)
@@ -118,10 +145,42 @@ def test_rotation_is_scipys_bilinear_one() -> None:
     assert min(gaps) < 0.02
 
 
+def test_rotation_fades_into_zeros_at_the_rim() -> None:
+    """Every pixel, once scipy's angle is found: about a centre, rim included."""
+    rng = np.random.default_rng(0)
+    image = ndimage.gaussian_filter(rng.random((14, 11)), 1.5).astype(np.float32)
+    augment = augmentation.rotation(40.0)
+    rotated = np.asarray(augment(KEY, jnp.asarray(image)[None, ..., None]))[0, ..., 0]
+
+    def turned(angle: float) -> np.ndarray:
+        cosine, sine = np.cos(angle), np.sin(angle)
+        matrix = np.array([[cosine, sine], [-sine, cosine]])
+        centre = (np.array(image.shape) - 1) / 2
+        offset: Any = centre - matrix @ centre
+        return ndimage.affine_transform(
+            image, matrix, offset, order=1, mode="grid-constant"
+        )
+
+    def gap(angle: float) -> float:
+        return float(np.abs(turned(angle) - rotated).sum())
+
+    start = min(np.linspace(-0.7, 0.7, 141), key=gap)
+    bounds = (start - 0.01, start + 0.01)
+    nearest: Any = optimize.minimize_scalar(
+        gap, bounds=bounds, method="bounded", options={"xatol": 1e-8}
+    )
+    angle = nearest.x
+    assert abs(angle) > 0.05, "a rotation that can be told from none"
+    # The rest of the search moves a rim pixel by 1e-7; float32 places it to 1e-6.
+    np.testing.assert_allclose(rotated, turned(angle), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: augmentation.shift(-1), "shift is -1"),
+        (lambda: augmentation.crop(0), "crop is 0 pixels"),
+        (lambda: augmentation.cutout(0), "cutout is 0 pixels"),
         (lambda: augmentation.flip(1.5), "probability is 1.5"),
         (lambda: augmentation.crop(20)(KEY, IMAGES), "crop of 20.*9x8"),
     ],

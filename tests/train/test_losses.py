@@ -4,6 +4,7 @@ Tolerances are a few units of float32's precision, since the references are floa
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -42,7 +43,8 @@ def test_cross_entropy_is_its_formula(labels, smoothing) -> None:
 
 
 def test_gradient_of_cross_entropy_is_softmax_minus_target() -> None:
-    gradient = jax.grad(lambda x: losses.cross_entropy(x, LABELS).sum())(LOGITS)
+    labels = jnp.asarray(LABELS)
+    gradient = jax.grad(lambda x: losses.cross_entropy(x, labels).sum())(LOGITS)
     expected = special.softmax(LOGITS.astype(np.float64), axis=1) - np.eye(4)[LABELS]
     np.testing.assert_allclose(gradient, expected, atol=1e-6)
 
@@ -125,8 +127,8 @@ BATCH = {
 KEY = jax.random.key(3)
 
 
-def prepared(model: nn.Module):
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
+def prepared(model: nn.Module) -> tuple[Any, Any]:
+    variables: Any = model.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
     parameters = variables.pop("params")
     return parameters, variables
 

@@ -81,6 +81,13 @@ def test_calibration_error_is_the_bins_mean_gap() -> None:
     assert found == pytest.approx(expected)
 
 
+def test_a_confidence_on_a_bins_edge_belongs_to_the_bin_below() -> None:
+    probabilities = np.array([[0.5, 0.5], [0.75, 0.25]])
+    found = metrics.calibration_error(probabilities, np.array([0, 1]), bins=2)
+    # Right at 0.5 and wrong at 0.75, apart: (0.5 + 0.75) / 2; together it is 0.125.
+    assert found == 0.625
+
+
 def test_mcnemar_is_the_exact_binomial_test() -> None:
     first, second = GENERATOR.random((2, 200)) < [[0.9], [0.8]]
     only_first = int(np.sum(first & ~second))

@@ -1,11 +1,12 @@
 """flaxnets: `train.fit`, as the study `experiments.mnist` uses it."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from experiments.benchmark import jax_device
 from experiments.benchmark import job as jobs
@@ -20,7 +21,9 @@ class Reached(Exception):
 class Training:
     """What `fit` takes, for a job."""
 
-    def __init__(self, job: jobs.Job) -> None:
+    def __init__(
+        self, job: jobs.Job, optimizer: optax.GradientTransformation | None = None
+    ) -> None:
         self.job = job
         self.facts = jax_device.select(job)
         self.dataset = data.load(job.data)
@@ -35,13 +38,14 @@ class Training:
             raise ValueError(f"initial weights do not fit the network: {found}")
         variables = {"params": jax.device_put(given)}
         count = len(self.dataset.train.labels)
-        self.optimizer, self.schedule = optimizers.make(
+        adam, self.schedule = optimizers.make(
             "adam",
             learning_rate=1e-3,
             total_steps=data.steps_per_epoch(count, job.batch_size) * job.max_epochs,
         )
-        self.step = train.make_step(losses.classification(model.apply), self.optimizer)
-        self.state = train.create(variables, self.optimizer, key=keys[1])
+        optimizer = adam if optimizer is None else optimizer
+        self.step = train.make_step(losses.classification(model.apply), optimizer)
+        self.state = train.create(variables, optimizer, key=keys[1])
         size = min(jobs.EVALUATION_BATCH, len(self.dataset.test.labels))
         self.evaluator = train.Evaluator(model.apply, batch_size=size)
 
@@ -96,8 +100,43 @@ def race(job: jobs.Job) -> dict[str, Any]:
 
 
 def check(job: jobs.Job) -> dict[str, Any]:
-    """The losses of one epoch, step by step, and what `fit` says of the same epoch."""
-    training = Training(job)
+    """The losses of one epoch, step by step, and what `fit` says of the same epoch.
+
+    Once with Adam as optax, PyTorch and the paper have it (`paper`), once with Keras's
+    place of epsilon (`keras`), which alone moves the losses by some percent.
+    """
+    training = {"paper": Training(job), "keras": Training(job, keras_adam(1e-3))}
+    return {
+        **training["paper"].facts,
+        **{name: _checked(way) for name, way in training.items()},
+    }
+
+
+def keras_adam(
+    rate: float, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam with epsilon beside the root of the uncorrected second moment."""
+
+    def init(weights: Any) -> Any:
+        first, second = (jax.tree.map(jnp.zeros_like, weights) for _ in range(2))
+        return jnp.zeros((), jnp.int32), first, second
+
+    def update(gradients: Any, state: Any, weights: Any = None) -> Any:
+        count, first, second = state
+        count = count + 1
+        first = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, first, gradients)
+        second = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, second, gradients)
+        scale = rate * jnp.sqrt(1 - b2**count) / (1 - b1**count)
+        updates = jax.tree.map(
+            lambda m, v: -scale * m / (jnp.sqrt(v) + epsilon), first, second
+        )
+        return updates, (count, first, second)
+
+    return optax.GradientTransformation(cast(Any, init), cast(Any, update))
+
+
+def _checked(training: Training) -> dict[str, Any]:
+    job = training.job
     images, labels = training.dataset.train
     order = data.epoch_order(len(labels), job.batch_size, job.seed, 0)
     step = jax.jit(training.step)
@@ -107,7 +146,6 @@ def check(job: jobs.Job) -> dict[str, Any]:
         found.append(float(metrics["loss"]))
     (record,) = training.fit(1, lambda record: None).records
     return {
-        **training.facts,
         "losses": found,
         "mean_loss": record["train_loss"],
         "test_loss": record["test_loss"],

@@ -1,13 +1,16 @@
 """Keras: `model.fit` on arrays in memory, on the backend that KERAS_BACKEND names."""
 
+import importlib
 import time
 from typing import Any
 
-import keras
 import numpy as np
 
 from experiments.benchmark import job as jobs
 from flaxnets import data
+
+# Imported by name, since this file has the same one.
+keras: Any = importlib.import_module("keras")
 
 
 class EpochEnds(keras.callbacks.Callback):
@@ -50,7 +53,7 @@ class Losses(keras.callbacks.Callback):
         self._sum = total
 
 
-def network(shape: tuple[int, ...], class_count: int) -> keras.Model:
+def network(shape: tuple[int, ...], class_count: int) -> Any:
     """The lecture's network for images of `shape` (height, width, channels)."""
     layers = keras.layers
     return keras.Sequential(
@@ -69,9 +72,7 @@ def network(shape: tuple[int, ...], class_count: int) -> keras.Model:
     )
 
 
-def prepare(
-    job: jobs.Job, metrics: tuple[str, ...] = ()
-) -> tuple[keras.Model, jobs.Arrays, dict[str, Any]]:
+def prepare(job: jobs.Job, metrics: tuple[str, ...] = ()) -> Any:
     """The compiled network with its initial weights, the data, and where it runs."""
     facts = _select(job)
     keras.utils.set_random_seed(job.seed)
@@ -155,10 +156,12 @@ def check(job: jobs.Job) -> dict[str, Any]:
     )
     return {
         **facts,
-        "losses": losses.losses,
-        "mean_loss": float(np.mean(losses.losses)),
-        "test_loss": float(tested["loss"]),
-        "test_accuracy": float(tested["accuracy"]),
+        "keras": {
+            "losses": losses.losses,
+            "mean_loss": float(np.mean(losses.losses)),
+            "test_loss": float(tested["loss"]),
+            "test_accuracy": float(tested["accuracy"]),
+        },
     }
 
 

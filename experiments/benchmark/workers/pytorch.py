@@ -6,7 +6,7 @@ permutation, nothing read back between steps.
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ class Training:
         self.test = self._put(found.test_images, found.test_labels)
         model = network(found.train_images.shape[1:], found.class_count)
         load(model, jobs.weights(job), found.train_images.shape[1:])
-        self.model = model.to(self.device, memory_format=self.layout)
+        self.model = cast(Any, model).to(self.device, memory_format=self.layout)
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=1e-3, betas=(0.9, 0.999), eps=1e-8, fused=True
         )
@@ -138,8 +138,8 @@ def load(
                 kernel = grid.transpose(2, 0, 1, 3).reshape(kernel.shape)
             kernel = kernel.T
         with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(kernel.copy()))
-            layer.bias.copy_(torch.from_numpy(weights[f"{name}/bias"]))
+            cast(Any, layer).weight.copy_(torch.from_numpy(kernel.copy()))
+            cast(Any, layer).bias.copy_(torch.from_numpy(weights[f"{name}/bias"]))
 
 
 def steps(job: jobs.Job) -> dict[str, Any]:
@@ -198,10 +198,12 @@ def check(job: jobs.Job) -> dict[str, Any]:
     test_loss, test_accuracy = training.evaluate()
     return {
         **training.facts(),
-        "losses": losses,
-        "mean_loss": float(np.mean(losses)),
-        "test_loss": test_loss,
-        "test_accuracy": test_accuracy,
+        "paper": {
+            "losses": losses,
+            "mean_loss": float(np.mean(losses)),
+            "test_loss": test_loss,
+            "test_accuracy": test_accuracy,
+        },
     }
 
 

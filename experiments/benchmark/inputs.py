@@ -1,0 +1,130 @@
+"""The files that every worker reads: data of each job, and the initial parameters."""
+
+from pathlib import Path
+
+import numpy as np
+
+from flaxnets import data, errors
+
+# The lecture's network: kernels of the convolutions, units of the dense layers.
+CONVOLUTIONS = (16, 32, 64)
+DENSE = (512, 512)
+# Test examples of a job that times steps: some, since a data set must have them.
+FEW = 16
+CHECK_STEPS = 20
+CHECK_TEST = 500
+
+
+def initial_weights(
+    shape: tuple[int, ...], class_count: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Glorot-uniform kernels (2010, equation 16) and zero biases, by flaxnets' names.
+
+    Args:
+        shape: height, width and channels of the images.
+        class_count: number of logits.
+        seed: of the kernels.
+    """
+    generator = np.random.default_rng(seed)
+    height, width, channels = shape
+    kernels = {}
+    for index, units in enumerate(CONVOLUTIONS, start=1):
+        kernels[f"conv{index}"] = (3, 3, channels, units)
+        channels = units
+    features = (height // 4) * (width // 4) * channels
+    for index, units in enumerate(DENSE, start=1):
+        kernels[f"dense{index}"] = (features, units)
+        features = units
+    kernels["logits"] = (features, class_count)
+    weights = {}
+    for name, size in kernels.items():
+        window = int(np.prod(size[:-2]))
+        limit = np.sqrt(6 / (window * (size[-2] + size[-1])))
+        kernel = generator.uniform(-limit, limit, size)
+        weights[f"{name}/kernel"] = kernel.astype(np.float32)
+        weights[f"{name}/bias"] = np.zeros(size[-1], np.float32)
+    return weights
+
+
+class Inputs:
+    """Writes the workers' files into a folder.
+
+    Args:
+        folder: where.
+        dataset: what to train on.
+        batch_sizes: those whose steps are timed.
+        steps: how many steps an epoch of a timing job has.
+        race_batch: batch size of the race.
+        seeds: of the initial parameters.
+
+    Raises:
+        ArgumentError: the images do not suit the network, or a batch is larger than
+            the data.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        dataset: data.Dataset,
+        *,
+        batch_sizes: tuple[int, ...],
+        steps: int,
+        race_batch: int,
+        seeds: range,
+    ) -> None:
+        self._folder = folder
+        shape = dataset.train.images.shape[1:]
+        if min(shape[:2]) < 4:
+            raise errors.ArgumentError(
+                f"--dataset {dataset.name}: images of {shape[0]}x{shape[1]} pixels are "
+                "too small for two poolings; 4 a side are needed"
+            )
+        for seed in seeds:
+            weights = initial_weights(shape, len(dataset.class_names), seed)
+            np.savez(self.weights(seed), **weights)  # pyright: ignore[reportArgumentType]
+        few = data.Split(*(part[:FEW] for part in dataset.test))
+        for batch in batch_sizes:
+            train = _first(dataset.train, steps * batch)
+            _save(self.steps(batch), train, few)
+        count = len(dataset.train.labels)
+        whole = data.steps_per_epoch(count, race_batch) * race_batch
+        _save(self.race, _first(dataset.train, whole), dataset.test)
+        _save(
+            self.check,
+            _first(dataset.train, CHECK_STEPS * race_batch),
+            data.Split(*(part[:CHECK_TEST] for part in dataset.test)),
+        )
+
+    @property
+    def race(self) -> Path:
+        """The whole data set, less what does not fill a batch."""
+        return self._folder / "race.npz"
+
+    @property
+    def check(self) -> Path:
+        """CHECK_STEPS batches."""
+        return self._folder / "check.npz"
+
+    def steps(self, batch_size: int) -> Path:
+        """A number of batches to time."""
+        return self._folder / f"steps-{batch_size}.npz"
+
+    def weights(self, seed: int) -> Path:
+        """The initial parameters of a seed."""
+        return self._folder / f"weights-{seed}.npz"
+
+
+def _first(split: data.Split, count: int) -> data.Split:
+    """`count` examples, repeating a split that has fewer."""
+    index = np.arange(count) % len(split.labels)
+    return data.Split(split.images[index], split.labels[index])
+
+
+def _save(path: Path, train: data.Split, test: data.Split) -> None:
+    np.savez(
+        path,
+        x_train=train.images,
+        y_train=train.labels,
+        x_test=test.images,
+        y_test=test.labels,
+    )

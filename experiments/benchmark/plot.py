@@ -1,0 +1,82 @@
+"""The benchmark as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.benchmark import summary
+from experiments.benchmark.contenders import CONTENDERS, OURS
+from experiments.benchmark.processes import Outcome
+from flaxnets.report import figures
+from flaxnets.report.figures import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_GREY = "#9A9A9A"
+
+
+def save(result: dict, path: Path) -> None:
+    """Draws a result's medians as bars, each round as a dot, and writes a PNG."""
+    from matplotlib.figure import Figure
+
+    good = [outcome for outcome in result["outcomes"] if outcome["status"] == "ok"]
+    steps = [outcome for outcome in good if outcome["kind"] == "steps"]
+    panels: list[tuple[str, dict[str, list[float]], float | None]] = []
+    for batch, table in result["summary"]["steps"].items():
+        mine = [outcome for outcome in steps if str(outcome["batch_size"]) == batch]
+        floor = table["floor_ms"]["median"] if table["floor_ms"] else None
+        values = _by_contender(mine, summary.step_milliseconds)
+        panels.append((f"ms per step of {batch}", values, floor))
+    largest = max(result["config"]["batch_sizes"])
+    mine = [outcome for outcome in steps if outcome["batch_size"] == largest]
+    first = _by_contender(mine, lambda outcome: outcome["first_step_seconds"])
+    panels.append(("s from process start to first step", first, None))
+    races = [outcome for outcome in good if outcome["kind"] == "race"]
+    target = f"s from process start to {result['config']['target']:.0%} test accuracy"
+    panels.append((target, _by_contender(races, summary.race_seconds), None))
+    panels = [panel for panel in panels if panel[1]]
+    if not panels:
+        return
+    figure = Figure(figsize=(8, 2.2 * len(panels)), layout="constrained")
+    axes = figure.subplots(len(panels), squeeze=False)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        _bars(axis, *panel)
+    figure.suptitle(f"flaxnets and its peers on {result['device']}")
+    figures.save(figure, path)
+
+
+def _by_contender(outcomes: Sequence[Outcome], measure: Any) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if (value := measure(outcome)) is not None:
+            found.setdefault(outcome["contender"], []).append(value)
+    return {name: found[name] for name in CONTENDERS if name in found}
+
+
+def _bars(
+    axis: "Axes", title: str, values: dict[str, list[float]], floor: float | None
+) -> None:
+    for place, (name, numbers) in enumerate(values.items()):
+        numbers = sorted(numbers)
+        found = summary.spread(numbers)
+        assert found is not None
+        color = drawing.BLUE if name == OURS else _GREY
+        axis.barh(place, found["median"], color=color, height=0.7)
+        axis.plot(numbers, [place] * len(numbers), "k.", markersize=3)
+        axis.annotate(
+            f"{found['median']:.3g}",
+            (found["max"], place),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    if floor is not None:
+        axis.axvline(floor, color=drawing.VERMILION, linewidth=1.2, label="floor")
+        axis.legend(fontsize=8)
+    axis.set_yticks(range(len(values)), list(values), fontsize=8)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_title(title, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,162 @@
+"""What all figures share: one look, and pictures laid out as tiles.
+
+Only matplotlib's objects are used, never pyplot: no display is needed, and neither the
+caller's settings nor any other global state is changed.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from flaxnets import errors
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette (2008), told apart with any colour vision.
+BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.edgecolor": "#888888",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.titlecolor": GREY,
+    "figure.titlesize": 14,
+    "figure.titleweight": "bold",
+    "grid.color": "#dddddd",
+    "xtick.color": "#888888",
+    "ytick.color": "#888888",
+    "xtick.labelcolor": "black",
+    "ytick.labelcolor": "black",
+}
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes a function draw in STYLE, whatever the caller's matplotlib settings are."""
+
+    @functools.wraps(draw)
+    def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        import matplotlib.style
+
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(*args, **kwargs)
+
+    return inside
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Writes a figure as PNG, 150 pixels an inch."""
+    figure.savefig(path, dpi=150)
+
+
+def figure(width: float, height: float, title: str) -> "Figure":
+    """An empty figure, sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(made)
+    made.suptitle(title, x=0.01, horizontalalignment="left")
+    return made
+
+
+def picture(images: np.ndarray) -> np.ndarray:
+    """Pictures as matplotlib shows them, f64[..., H, W, 3] from 0 to 1.
+
+    Args:
+        images: uint8 (0 to 255) or floats (0 to 1), [..., H, W, C].
+
+    Raises:
+        ArgumentError: C is neither 1 nor 3.
+    """
+    if images.shape[-1] not in (1, 3):
+        raise errors.ArgumentError(
+            f"images have {images.shape[-1]} channels, but only 1 (grey) or 3 (red, "
+            "green, blue) can be drawn"
+        )
+    values = images / 255 if images.dtype == np.uint8 else np.clip(images, 0, 1)
+    return np.broadcast_to(values, (*images.shape[:-1], 3))
+
+
+def mosaic(
+    tiles: np.ndarray, columns: int, *, gap: int, below: int = 0, empty: float = np.nan
+) -> np.ndarray:
+    """Lays tiles out row by row in one array.
+
+    Args:
+        tiles: [N, H, W, ...], N at least 1.
+        columns: tiles in a row.
+        gap: empty pixels between neighbours.
+        below: more empty pixels under each tile, for its caption.
+        empty: value where no tile is.
+    """
+    count, height, width = tiles.shape[:3]
+    rows = -(-count // columns)
+    step_y, step_x = height + gap + below, width + gap
+    laid = np.full(
+        (rows * step_y - gap, columns * step_x - gap, *tiles.shape[3:]),
+        empty,
+        np.float64,
+    )
+    for index, tile in enumerate(tiles):
+        top, left = index // columns * step_y, index % columns * step_x
+        laid[top : top + height, left : left + width] = tile
+    return laid
+
+
+def captions(
+    axes: "Axes",
+    texts: Sequence[str],
+    shape: Sequence[int],
+    columns: int,
+    *,
+    gap: int,
+    below: int,
+    size: float,
+) -> None:
+    """Writes a text under each tile of a `mosaic` of tiles of `shape` [H, W]."""
+    for index, text in enumerate(texts):
+        axes.text(
+            index % columns * (shape[1] + gap) + shape[1] / 2 - 0.5,
+            index // columns * (shape[0] + gap + below) + shape[0] + below * 0.08,
+            text,
+            fontsize=size,
+            horizontalalignment="center",
+            verticalalignment="top",
+            linespacing=1.25,
+        )
+
+
+def bare(axes: "Axes") -> None:
+    """Removes ticks and frame, but keeps title and axis labels."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def shortened(name: str, length: int) -> str:
+    """A name cut to at most `length` characters."""
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def sequential(colours: str) -> Any:
+    """A colour map by name that leaves empty pixels white."""
+    import matplotlib
+
+    return matplotlib.colormaps[colours].with_extremes(bad="white")
+
+
+def percent() -> Any:
+    """Formats an axis' numbers from 0 to 1 as percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    return PercentFormatter(1.0)

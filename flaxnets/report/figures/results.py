@@ -1,0 +1,206 @@
+"""What a classifier was given, how it learned, and where it errs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flaxnets.report.figures import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# With more classes than this, a row of examples for each would be a poster.
+MOST_ROWS = 12
+
+
+@drawing.styled
+def samples(
+    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+) -> "Figure":
+    """The first images of each class: a row a class, or one image of each of many.
+
+    Args:
+        images: uint8[N, H, W, C], or floats from 0 to 1.
+        labels: int[N].
+        class_names: names that labels index.
+    """
+    several = len(class_names) <= MOST_ROWS
+    columns = 10
+    found = [np.flatnonzero(labels == index) for index in range(len(class_names))]
+    height, width = images.shape[1:3]
+    tiles = np.ones((len(found), columns if several else 1, height, width, 3))
+    for tile, indices in zip(tiles, found, strict=True):
+        chosen = indices[: tile.shape[0]]
+        tile[: len(chosen)] = drawing.picture(images[chosen])
+    tiles = tiles.reshape(-1, height, width, 3)
+    gap, below = max(1, height // 12), 0 if several else round(0.3 * height)
+    laid = drawing.mosaic(tiles, columns, gap=gap, below=below, empty=1.0)
+    figure = drawing.figure(
+        8, 7.0 * laid.shape[0] / laid.shape[1] + 0.8, "Some of the data"
+    )
+    axes = figure.add_subplot()
+    axes.imshow(laid, vmin=0, vmax=1)
+    axes.set_title(f"{len(images):,} images of {len(found)} classes")
+    drawing.bare(axes)
+    if several:
+        rows = height / 2 - 0.5 + (height + gap) * np.arange(len(found))
+        axes.set_yticks(
+            rows,
+            [
+                f"{drawing.shortened(name, 20)}  ({len(indices):,})"
+                for name, indices in zip(class_names, found, strict=True)
+            ],
+        )
+        axes.tick_params(length=0)
+    else:
+        texts = [drawing.shortened(name, 12) for name in class_names]
+        drawing.captions(
+            axes, texts, (height, width), columns, gap=gap, below=below, size=6
+        )
+    return figure
+
+
+@drawing.styled
+def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
+    """Loss and accuracy against epochs, for training and test data.
+
+    Args:
+        records: one mapping an epoch, with `epoch`, `train_loss`, `train_accuracy`,
+            `test_loss` and `test_accuracy`; a value that is not finite leaves a gap.
+    """
+    figure = drawing.figure(10, 4, "Loss and accuracy")
+    epochs = np.array([record["epoch"] for record in records])
+    for place, name in enumerate(("loss", "accuracy"), start=1):
+        axes = figure.add_subplot(1, 2, place)
+        series = {
+            split: np.array([record[f"{split}_{name}"] for record in records], float)
+            for split in ("train", "test")
+        }
+        _lines(axes, epochs, series, "{:.2%}" if name == "accuracy" else "{:.4f}")
+        axes.set(xlabel="epoch", title=_extreme(epochs, series["test"], name))
+        if name == "accuracy":
+            axes.yaxis.set_major_formatter(drawing.percent())
+    return figure
+
+
+def _lines(
+    axes: "Axes", epochs: np.ndarray, series: Mapping[str, np.ndarray], text: str
+) -> None:
+    """Draws each series, with its name and last value at its right end."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    marker = "o" if len(epochs) <= 30 else ""
+    colours = {"train": drawing.VERMILION, "test": drawing.BLUE}
+    for split, values in series.items():
+        axes.plot(epochs, values, marker=marker, markersize=4, color=colours[split])
+    everything = np.concatenate(list(series.values()))
+    finite = everything[np.isfinite(everything)]
+    if text == "{:.4f}" and finite.size and finite.min() > 0:
+        # The later epochs of a loss that falls tenfold cannot be told apart otherwise.
+        if finite.max() > 10 * finite.min():
+            _logarithmic(axes)
+    axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
+    axes.autoscale_view()
+    to_axes = axes.transScale + axes.transLimits
+    heights = {}
+    for split, values in series.items():
+        ends = values[np.isfinite(values)]
+        if ends.size:
+            heights[split] = float(to_axes.transform((epochs[-1], ends[-1]))[1])
+    if len(heights) == 2:
+        low, high = sorted(heights, key=heights.__getitem__)
+        push = max(0.0, 0.07 - (heights[high] - heights[low])) / 2
+        heights[low] -= push
+        heights[high] += push
+    for split, height in heights.items():
+        last = series[split][-1]
+        shown = text.format(last) if np.isfinite(last) else "not finite"
+        axes.text(
+            1.02,
+            height,
+            f"{split} {shown}",
+            transform=axes.transAxes,
+            color=colours[split],
+            fontweight="bold",
+            verticalalignment="center",
+        )
+
+
+def _logarithmic(axes: "Axes") -> None:
+    """A logarithmic axis whose ticks are plain numbers: 0.01, 0.02, 0.05, 0.1."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _extreme(epochs: np.ndarray, values: np.ndarray, name: str) -> str:
+    """A panel's title: what it shows, and the best test value with its epoch."""
+    if not np.isfinite(values).any():
+        return name.capitalize()
+    if name == "accuracy":
+        best, text = int(np.nanargmax(values)), "{:.2%}"
+    else:
+        best, text = int(np.nanargmin(values)), "{:.4f}"
+    shown = text.format(values[best])
+    return f"{name.capitalize()}: best on test data {shown}, epoch {epochs[best]}"
+
+
+@drawing.styled
+def mistakes(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    *,
+    count: int = 24,
+) -> "Figure":
+    """The mistakes whose true class was given the least probability, worst first.
+
+    Where nothing is mistaken, the examples that came closest to it are shown.
+
+    Args:
+        images: uint8[N, H, W, C], or floats from 0 to 1.
+        labels: int[N].
+        probabilities: f[N, K].
+        class_names: K names.
+        count: how many at most.
+    """
+    predicted = probabilities.argmax(axis=1)
+    own = probabilities[np.arange(len(labels)), labels]
+    wrong = np.flatnonzero(predicted != labels)
+    among = wrong if wrong.size else np.arange(len(labels))
+    worst = among[np.argsort(own[among], kind="stable")][:count]
+    texts = [
+        f"true: {drawing.shortened(class_names[int(true)], 12)} ({own[index]:.1%})\n"
+        f"read: {drawing.shortened(class_names[int(seen)], 12)}"
+        f" ({probabilities[index, seen]:.1%})"
+        for index, true, seen in zip(
+            worst, labels[worst], predicted[worst], strict=True
+        )
+    ]
+    height, width = images.shape[1:3]
+    columns = 6 if any(len(name) > 4 for name in class_names) else 8
+    gap, below = round(0.3 * width), round(0.3 * height)
+    laid = drawing.mosaic(
+        drawing.picture(images[worst]), columns, gap=gap, below=below, empty=1.0
+    )
+    title = "The worst mistakes" if wrong.size else "No mistakes"
+    figure = drawing.figure(11, 10.8 * laid.shape[0] / laid.shape[1] + 0.9, title)
+    axes = figure.add_subplot()
+    axes.imshow(laid, vmin=0, vmax=1)
+    drawing.bare(axes)
+    drawing.captions(
+        axes, texts, (height, width), columns, gap=gap, below=below, size=8
+    )
+    shown = f"{len(wrong):,} of {len(labels):,} examples are mistaken"
+    if not wrong.size:
+        shown = f"of {len(labels):,} examples, these came closest to one"
+    axes.set_title(f"{shown}. In brackets: the probability given to the class")
+    return figure

@@ -1,0 +1,95 @@
+"""The report is one file that shows text as text."""
+
+import base64
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from flaxnets.report import html
+
+NASTY = "<script>alert('1')</script> & \"quotes\""
+
+
+class Reader(HTMLParser):
+    """Collects the tags with their attributes, and the text between them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> str:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(b"the bytes of a picture")
+    html.write(
+        tmp_path / "report.html",
+        NASTY,
+        summary={
+            NASTY: NASTY,
+            "batch_size": 1234567,
+            "test_loss": 0.01962,
+            "examples_per_second": 123456.7,
+            "resumed": True,
+        },
+        sections=[
+            html.Section(NASTY, NASTY, picture),
+            html.Section("Table", "", f"a  b\n{NASTY}"),
+        ],
+    )
+    assert [path.name for path in tmp_path.glob("*report*")] == ["report.html"]
+    return (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_all_text_is_escaped(page: str) -> None:
+    reader = Reader(page)
+    tags = [tag for tag, _ in reader.tags]
+    assert "script" not in tags
+    # Title, heading, name and value in the summary, section's title and text, table.
+    assert "".join(reader.text).count(NASTY) == 7
+
+
+def test_pictures_are_inside_and_described(page: str) -> None:
+    ((_, attributes),) = [tag for tag in Reader(page).tags if tag[0] == "img"]
+    head, data = (attributes["src"] or "").split(",")
+    assert head == "data:image/png;base64"
+    assert base64.b64decode(data) == b"the bytes of a picture"
+    assert attributes["alt"] == f"{NASTY}. {NASTY}"
+
+
+def test_nothing_is_loaded_from_elsewhere(page: str) -> None:
+    assert "://" not in page and "url(" not in page and "@import" not in page
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in Reader(page).tags}
+
+
+def test_summary_is_for_people(page: str) -> None:
+    text = Reader(page).text
+    for shown in ("batch size", "1,234,567", "0.0196", "123,457", "yes"):
+        assert shown in text
+
+
+def test_suits_phones_and_dark_pages(page: str) -> None:
+    assert '<meta name="viewport" content="width=device-width' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    html.write(path, "old", summary={}, sections=[])
+    with pytest.raises(FileNotFoundError, match="absent.png"):
+        html.write(
+            path,
+            "new",
+            summary={},
+            sections=[html.Section("a", "", tmp_path / "absent.png")],
+        )
+    assert "<h1>old</h1>" in path.read_text()
