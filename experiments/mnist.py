@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -162,7 +161,7 @@ def run_training(config: Config) -> int:
     model = build(len(dataset.class_names), recipe.dropout)
     example = dataset.train.images[:1]
     keys = jax.random.split(jax.random.key(config.seed))
-    variables = jax.jit(model.init)(keys[0], jnp.zeros(example.shape, jnp.float32))
+    variables = params.initialize(model, keys[0], example.shape)
     summary = params.summary(model, example.shape)
     say(str(summary))
 
@@ -272,7 +271,7 @@ def finish(
     variables = fitted.state.variables
     logits = evaluator.predict(variables, dataset.test.images)
     labels = dataset.test.labels
-    tested = evaluator.evaluate(variables, *dataset.test)
+    tested = train.scores(logits, labels)
     measured = metrics.report(logits, labels, len(dataset.class_names))
     result = {
         "dataset": dataset.name,
@@ -297,7 +296,8 @@ def finish(
         "metrics": measured,
     }
     folder.write_json("result.json", result)
-    _, endpoints = model.apply(variables, dataset.test.images[:1] / np.float32(255))
+    example = dataset.test.images[:1] / np.float32(255)
+    _, endpoints = jax.jit(model.apply)(variables, example)
     write_report(
         folder,
         result,

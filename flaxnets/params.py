@@ -1,4 +1,4 @@
-"""Parameter trees by name: select, split, merge, count, compare, summarise.
+"""Parameter trees by name: draw, select, split, merge, count, compare, summarise.
 
 A tree is nested dicts with string keys; a leaf's name is its path joined by `/`, such
 as `conv1/kernel`. A set of leaves is given by globs over names: `*` and `?` match
@@ -18,6 +18,25 @@ import jax.numpy as jnp
 from flaxnets import errors
 
 Tree = Any
+
+
+def initialize(model: Any, key: jax.Array, input_shape: Sequence[int]) -> Tree:
+    """`model.init(key, zeros)`, the same values in a fraction of the time.
+
+    Args:
+        model: a Linen module that takes one array f32[*input_shape].
+        key: typed PRNG key of the parameters.
+        input_shape: batch size included.
+
+    Returns:
+        The module's variables: `{"params": ..., **statistics}`.
+    """
+    shape = tuple(input_shape)
+    lowered = jax.jit(lambda key: model.init(key, jnp.zeros(shape))).lower(key)
+    # It runs once: on CPU, LLVM's optimizations would take longer than they save.
+    cheap = jax.default_backend() == "cpu"
+    options = {"xla_backend_optimization_level": 0} if cheap else None
+    return lowered.compile(compiler_options=options)(key)
 
 
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -288,3 +288,16 @@ def test_summary_takes_an_array_or_an_array_and_endpoints() -> None:
             return x, {"logits": jnp.abs(x)}
 
     assert params.summary(Alone(), (2, 2, 1)) == params.summary(Both(), (2, 2, 1))
+
+
+def test_initialize_draws_what_init_draws() -> None:
+    model = models.CNN(widths=(4, 8), dense=(16,))
+    key = jax.random.key(3)
+    drawn = params.initialize(model, key, (1, 12, 12, 1))
+    expected = model.init(key, jnp.zeros((1, 12, 12, 1)))
+    assert jax.tree.structure(drawn) == jax.tree.structure(expected)
+    for ours, theirs in zip(
+        jax.tree.leaves(drawn), jax.tree.leaves(expected), strict=True
+    ):
+        # Compiled whole or operation by operation, erf_inv may round differently.
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)

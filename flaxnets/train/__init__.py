@@ -3,6 +3,7 @@
 from flaxnets.train.checkpoint import Checkpoints as Checkpoints
 from flaxnets.train.evaluation import Evaluator as Evaluator
 from flaxnets.train.evaluation import probabilities as probabilities
+from flaxnets.train.evaluation import scores as scores
 from flaxnets.train.loop import Fitted as Fitted
 from flaxnets.train.loop import fit as fit
 from flaxnets.train.run import RunFolder as RunFolder

@@ -55,12 +55,16 @@ class Evaluator:
     def evaluate(
         self, variables: Any, images: np.ndarray, labels: np.ndarray
     ) -> dict[str, float]:
-        """Mean cross-entropy and accuracy: `{"loss": ..., "accuracy": ...}`."""
-        logits = self.predict(variables, images)
-        return {
-            "loss": float(np.mean(cross_entropy(logits, labels))),
-            "accuracy": float(np.mean(logits.argmax(axis=-1) == labels)),
-        }
+        """The `scores` of the network's logits for these images."""
+        return scores(self.predict(variables, images), labels)
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Mean cross-entropy and accuracy: `{"loss": ..., "accuracy": ...}`."""
+    return {
+        "loss": float(np.mean(cross_entropy(logits, labels))),
+        "accuracy": float(np.mean(logits.argmax(axis=-1) == labels)),
+    }
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The loop that runs every training: steps, evaluation, checkpoints, stops."""
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -255,8 +256,14 @@ def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
     return {prefix + name: value for name, value in metrics.items()}
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _rate(schedule: optax.Schedule, step: Any) -> Any:
+    return schedule(step)
+
+
 def _at(schedule: optax.Schedule, step: int) -> float:
-    return float(np.asarray(schedule(step)))
+    # Compiled whole: a schedule's operations one by one take far longer.
+    return float(_rate(schedule, np.int32(step)))
 
 
 def _waited(records: Sequence[Record], patience: int | None) -> bool:

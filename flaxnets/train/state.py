@@ -69,7 +69,8 @@ def create(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         statistics=statistics,
-        optimizer=optimizer.init(free),
+        # One compilation, instead of one for each leaf's shape.
+        optimizer=jax.jit(optimizer.init)(free),
         key=key,
     )
 

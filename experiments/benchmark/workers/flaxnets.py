@@ -28,9 +28,9 @@ class Training:
         self.facts = jax_device.select(job)
         self.dataset = data.load(job.data)
         model = models.CNN(num_classes=len(self.dataset.class_names))
-        example = jnp.zeros((1, *self.dataset.train.images.shape[1:]))
+        shape = self.dataset.train.images[:1].shape
         keys = jax.random.split(jax.random.key(job.seed))
-        variables = jax.jit(model.init)(keys[0], example)
+        variables = params.initialize(model, keys[0], shape)
         # Drawn as a user would draw them, then replaced by those that all share.
         given = params.unflatten(jobs.weights(job))
         found = params.differences(variables["params"], given)
