@@ -12,6 +12,7 @@ DENSE = (512, 512)
 # Test examples of a job that times steps: some, since a data set must have them.
 FEW = 16
 CHECK_STEPS = 20
+CHECK_BATCH = 128
 CHECK_TEST = 500
 
 
@@ -91,7 +92,7 @@ class Inputs:
         _save(self.race, _first(dataset.train, whole), dataset.test)
         _save(
             self.check,
-            _first(dataset.train, CHECK_STEPS * race_batch),
+            _first(dataset.train, CHECK_STEPS * CHECK_BATCH),
             data.Split(*(part[:CHECK_TEST] for part in dataset.test)),
         )
 

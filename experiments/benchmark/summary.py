@@ -123,7 +123,7 @@ def tables(result: dict) -> str:
         if table["rows"]:
             parts.append(_steps_text(batch, table, result))
     if summary["race"]["rows"]:
-        parts.append(_race_text(summary["race"], config, result["race_batch_size"]))
+        parts.append(_race_text(summary["race"], config))
     for name, reason in result["skipped"].items():
         parts.append(f"skipped: {name}: {reason}")
     for failure in result["failures"]:
@@ -175,9 +175,9 @@ def _steps_text(batch: str, table: dict, result: dict) -> str:
     return text + _verdict(table, "step")
 
 
-def _race_text(table: dict, config: dict, batch: int) -> str:
+def _race_text(table: dict, config: dict) -> str:
     header = [
-        f"to {config['target']:.2%} at batch {batch}",
+        f"to {config['target']:.2%} at batch {config['race_batch_size']}",
         "s",
         "min..max",
         "flaxnets/it",
