@@ -26,6 +26,7 @@ import tyro
 from experiments import command
 from flaxnets import data, errors, machine, models, params, train
 from flaxnets.data import augmentation, pictures
+from flaxnets.data.augmentation import Augmentation
 from flaxnets.report import figures, html, terminal
 from flaxnets.train import losses, metrics, optimizers, trackers
 from flaxnets.train.progress import say
@@ -44,14 +45,19 @@ class Recipe:
     momentum: float | None
     warmup_steps: int
     shift: int
+    rotation: float
     dropout: float
     label_smoothing: float
 
 
 RECIPES = {
     # The lecture's slide: Adam as it comes, nothing else.
-    "lecture": Recipe(10, 16, "adam", 1e-3, "constant", None, None, 0, 0, 0.0, 0.0),
-    "default": Recipe(10, 128, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 0.0, 0.0),
+    "lecture": Recipe(
+        10, 16, "adam", 1e-3, "constant", None, None, 0, 0, 0.0, 0.0, 0.0
+    ),
+    "default": Recipe(
+        10, 128, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 0.0, 0.0, 0.0
+    ),
 }
 
 
@@ -81,6 +87,8 @@ class Config:
     """Steps in which the learning rate rises from 0 first."""
     shift: int | None = None
     """Random shifts of the training images by up to this many pixels."""
+    rotation: float | None = None
+    """Random rotations of the training images by up to this many degrees."""
     dropout: float | None = None
     """Share of units dropped before each hidden dense layer."""
     label_smoothing: float | None = None
@@ -145,6 +153,16 @@ def resolve(config: Config) -> Recipe:
     return recipe
 
 
+def augmentations(recipe: Recipe) -> list[Augmentation]:
+    """What the recipe does to training images, in order."""
+    found = []
+    if recipe.rotation:
+        found.append(augmentation.rotation(recipe.rotation))
+    if recipe.shift:
+        found.append(augmentation.shift(recipe.shift))
+    return found
+
+
 def build(class_count: int, dropout: float) -> models.CNN:
     """The lecture's network."""
     return models.CNN(num_classes=class_count, dropout=dropout)
@@ -178,7 +196,7 @@ def run_training(config: Config) -> int:
     loss = losses.classification(
         model.apply,
         label_smoothing=recipe.label_smoothing,
-        augment=augmentation.shift(recipe.shift) if recipe.shift else None,
+        augment=augmentation.compose(*augmentations(recipe)),
     )
     skip = config.on_nan == "skip"
     step = train.make_step(loss, optimizer, skip_nonfinite=skip)
@@ -233,7 +251,7 @@ def run_training(config: Config) -> int:
                 f"saved. Go on with: {resume_command(directory)}"
             )
             return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
-        finish(folder, described, dataset, model, evaluator, fitted, summary)
+        finish(folder, described, dataset, evaluator, fitted, summary)
     return 0
 
 
@@ -262,7 +280,6 @@ def finish(
     folder: train.RunFolder,
     described: Mapping[str, Any],
     dataset: data.Dataset,
-    model: models.CNN,
     evaluator: train.Evaluator,
     fitted: train.Fitted,
     summary: params.Summary,
@@ -296,13 +313,11 @@ def finish(
         "metrics": measured,
     }
     folder.write_json("result.json", result)
-    example = dataset.test.images[:1] / np.float32(255)
-    _, endpoints = jax.jit(model.apply)(variables, example)
     write_report(
         folder,
         result,
         dataset,
-        {name: np.asarray(value) for name, value in endpoints.items()},
+        evaluator.endpoints(variables, dataset.test.images[:1]),
         np.asarray(variables["params"]["conv1"]["kernel"]),
         logits,
         fitted.records,

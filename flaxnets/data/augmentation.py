@@ -108,6 +108,10 @@ def rotation(degrees: float) -> Augmentation:
     The angle is uniform; equal to `scipy.ndimage.affine_transform` of order 1 in mode
     `grid-constant`.
     """
+    if not 0 <= degrees <= 180:
+        raise errors.ArgumentError(
+            f"rotation is {degrees} degrees, but must be between 0 and 180"
+        )
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         batch, height, width, _ = images.shape

@@ -30,6 +30,7 @@ class Evaluator:
 
     def __init__(self, apply: Apply, *, batch_size: int = 500) -> None:
         self.batch_size = batch_size
+        self._apply = apply
         self._logits = compiling.Compiled(
             lambda variables, images: apply(variables, as_float(images))[0],
             name="the evaluation",
@@ -57,6 +58,19 @@ class Evaluator:
     ) -> dict[str, float]:
         """The `scores` of the network's logits for these images."""
         return scores(self.predict(variables, images), labels)
+
+    def endpoints(self, variables: Any, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The network's endpoints for a few images, by name, in its own order."""
+        names: list[str] = []
+
+        def run(variables: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+            _, endpoints = self._apply(variables, as_float(images))
+            # Noted while tracing, since what jit returns is sorted by key.
+            names.extend(endpoints)
+            return tuple(endpoints.values())
+
+        found = jax.jit(run)(variables, images)
+        return dict(zip(names, map(np.asarray, found), strict=True))
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -144,6 +144,7 @@ def test_predicts_digits_from_pictures(run: Path, tmp_path: Path) -> None:
         (["--optimizer", "sgd", "--weight-decay", "0.1"], "sgd has no weight decay"),
         (["--batch-size", "5000"], "batch_size is 5000.*1442"),
         (["--dropout", "1.5"], "--dropout is 1.5"),
+        (["--rotation", "-5"], "rotation is -5.0 degrees"),
         (["--dataset", "gone.npz"], "gone.npz: no such file"),
         (["--device", "tpu"], "--device tpu: no such device.*[Cc]pu"),
         (["predict", "--run", "gone", "x.png"], "gone: there is no run"),
