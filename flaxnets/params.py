@@ -35,7 +35,7 @@ def initialize(model: Any, key: jax.Array, input_shape: Sequence[int]) -> Tree:
     lowered = jax.jit(lambda key: model.init(key, jnp.zeros(shape))).lower(key)
     # It runs once: on CPU, LLVM's optimizations would take longer than they save.
     cheap = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if cheap else None
+    options: Any = {"xla_backend_optimization_level": 0} if cheap else None
     return lowered.compile(compiler_options=options)(key)
 
 

@@ -1,25 +1,22 @@
 """Convolution in one, two and three dimensions, lowered as each backend runs it best.
 
 On CPU, XLA runs a convolution inside a compiled loop many times slower than outside
-one, while patches times a matrix run at the matrix product's speed in both. On GPU and
-TPU the native convolution is best. The results are equal to float tolerance.
+one, while matrix products run at full speed in both. On GPU and TPU the native
+convolution is best. The results are equal to float tolerance.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 
 from flaxnets import errors
+from flaxnets.ops import products
 
 Padding = str | int | Sequence[int | tuple[int, int]]
-Pairs = tuple[tuple[int, int], ...]
-
 # Above this many input channels times window the native CPU convolution outside a loop
 # reaches the matrix product's rate, and patches would only cost memory.
-_PATCH_LIMIT = 4608
+_WINDOW_LIMIT = 4608
 
 _LAYOUTS = {1: ("NWC", "WIO"), 2: ("NHWC", "HWIO"), 3: ("NDHWC", "DHWIO")}
 
@@ -82,51 +79,12 @@ def conv(
             feature_group_count=groups,
         )
 
-    def patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return patch_conv(x, kernel, steps, pairs, spacing)
+    def as_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return products.conv(x, kernel, steps, pairs, spacing)
 
-    if groups > 1 or math.prod(kernel.shape[:-1]) > _PATCH_LIMIT:
+    if groups > 1 or math.prod(kernel.shape[:-1]) > _WINDOW_LIMIT:
         return native(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=patches, default=native)
-
-
-def patch_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
-    """The convolution of one group as a product of patches and a matrix."""
-    rank = x.ndim - 2
-    window = kernel.shape[:rank]
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    outputs = tuple(
-        (size - (taps - 1) * gap - 1) // step + 1
-        for size, taps, gap, step in zip(
-            x.shape[1:-1], window, dilation, strides, strict=True
-        )
-    )
-    slices = [
-        x[
-            (
-                slice(None),
-                *(
-                    slice(start, start + (count - 1) * step + 1, step)
-                    for start, count, step in zip(
-                        (tap * gap for tap, gap in zip(taps, dilation, strict=True)),
-                        outputs,
-                        strides,
-                        strict=True,
-                    )
-                ),
-            )
-        ]
-        for taps in itertools.product(*map(range, window))
-    ]
-    matrix = kernel.reshape(-1, kernel.shape[-1])
-    patches = jnp.concatenate(slices, axis=-1).reshape(-1, matrix.shape[0])
-    return (patches @ matrix).reshape(x.shape[0], *outputs, matrix.shape[1])
+    return jax.lax.platform_dependent(x, kernel, cpu=as_products, default=native)
 
 
 def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
@@ -144,7 +102,7 @@ def padding_pairs(
     sizes: Sequence[int],
     window: Sequence[int],
     strides: Sequence[int],
-) -> Pairs:
+) -> products.Pairs:
     """(low, high) padding of each dimension."""
     if isinstance(padding, str):
         if padding.upper() not in ("SAME", "VALID"):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets import errors
-from flaxnets.ops import convolution
+from flaxnets.ops import convolution, products
 
 
 def max_pool(
@@ -67,7 +67,7 @@ def _geometry(
     window: int | Sequence[int],
     strides: int | Sequence[int] | None,
     padding: convolution.Padding,
-) -> tuple[tuple[int, ...], tuple[int, ...], convolution.Pairs]:
+) -> tuple[tuple[int, ...], tuple[int, ...], products.Pairs]:
     rank = x.ndim - 2
     if rank not in (1, 2, 3):
         raise errors.ArgumentError(
