@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 
 from flaxnets import errors
+from flaxnets.train.progress import say_error
 
 
 def run(main: Callable[[], int]) -> None:
@@ -11,9 +12,9 @@ def run(main: Callable[[], int]) -> None:
     try:
         code = main()
     except errors.FlaxnetsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(f"error: {error}")
         code = 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say_error("interrupted")
         code = 130
     sys.exit(code)

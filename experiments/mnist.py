@@ -11,7 +11,9 @@ folder.
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import math
 import shlex
 import sys
 import time
@@ -28,7 +30,7 @@ from flaxnets import data, errors, machine, models, params, train
 from flaxnets.data import augmentation, pictures
 from flaxnets.data.augmentation import Augmentation
 from flaxnets.report import figures, html, terminal
-from flaxnets.train import losses, metrics, optimizers, trackers
+from flaxnets.train import losses, metrics, optimizers, run, signals, trackers
 from flaxnets.train.progress import say
 
 
@@ -123,12 +125,18 @@ class Predict:
     """Pictures of one digit each: photo or drawing, dark on light or light on dark."""
     run: Path
     """The run folder whose network is asked."""
+    checkpoint: str = "latest"
+    """Which of its checkpoints: latest, best (in test accuracy), or a step."""
     json: bool = False
     """Print JSON instead of bar charts."""
 
 
 def resolve(config: Config) -> Recipe:
-    """The recipe's numbers, with those that the command line gives in their place."""
+    """The recipe's numbers, with those that the command line gives in their place.
+
+    Raises:
+        ArgumentError: a number, here or elsewhere in the config, cannot be used.
+    """
     given = {
         field.name: value
         for field in dataclasses.fields(Recipe)
@@ -140,17 +148,28 @@ def resolve(config: Config) -> Recipe:
         # The recipe's decay is meant for its own optimizer; another may have none.
         changes["weight_decay"] = None
     recipe = dataclasses.replace(recipe, **changes)
-    if recipe.epochs < 1:
+    _check("--epochs", recipe.epochs, low=1)
+    _check("--batch-size", recipe.batch_size, low=1)
+    _check("--dropout", recipe.dropout, low=0, below=1)
+    _check("--label-smoothing", recipe.label_smoothing, low=0, below=1)
+    _check("--seed", config.seed, low=0, below=2**32)
+    if config.patience is not None:
+        _check("--patience", config.patience, low=1)
+    if config.device_limit_mb is not None:
+        _check("--device-limit-mb", config.device_limit_mb, low=0)
+    if config.resume and config.overwrite:
         raise errors.ArgumentError(
-            f"--epochs is {recipe.epochs}, but must be at least 1"
+            "--resume goes on with a run and --overwrite removes it; give one of them"
         )
-    for name, low, high in (("dropout", 0.0, 1.0), ("label_smoothing", 0.0, 1.0)):
-        if not low <= getattr(recipe, name) < high:
-            raise errors.ArgumentError(
-                f"--{name.replace('_', '-')} is {getattr(recipe, name)}, but must be "
-                f"at least {low:g} and below {high:g}"
-            )
     return recipe
+
+
+def _check(option: str, value: float, *, low: float, below: float = math.inf) -> None:
+    if not low <= value < below:
+        end = "" if below == math.inf else f" and below {below:,}"
+        raise errors.ArgumentError(
+            f"{option} is {value}, but must be at least {low}{end}"
+        )
 
 
 def augmentations(recipe: Recipe) -> list[Augmentation]:
@@ -170,9 +189,15 @@ def build(class_count: int, dropout: float) -> models.CNN:
 
 def run_training(config: Config) -> int:
     """Trains, evaluates, reports; returns the exit code."""
-    device = machine.select_device(config.device)
     recipe = resolve(config)
-    dataset = data.load(config.dataset)
+    for wanted, package in (
+        (config.tensorboard, "tensorboardX"),
+        (config.wandb, "wandb"),
+    ):
+        if wanted:
+            trackers.require(package)
+    device = machine.select_device(config.device)
+    dataset = data.load(dataset_name(config))
     say(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
     say(f"data: {dataset.name}, {dataset.source}")
 
@@ -220,14 +245,15 @@ def run_training(config: Config) -> int:
             train.Checkpoints(folder.path("checkpoints")) as checkpoints,
             recording(config, folder, described) as record,
         ):
-            partial, records = None, []
+            checkpoints.clean()
+            resumed, records = None, []
             last = checkpoints.latest()
-            if config.resume:
+            if folder.resumed:
                 records = folder.truncate_metrics(last or 0)
                 say(f"resuming at step {last or 0}")
             if last is not None:
                 state = checkpoints.restore(state, last)
-                partial = checkpoints.metadata(last)["partial"]
+                resumed = checkpoints.metadata(last)
             fitted = train.fit(
                 state,
                 step,
@@ -239,7 +265,7 @@ def run_training(config: Config) -> int:
                 learning_rate=schedule,
                 checkpoints=checkpoints,
                 records=records,
-                partial=partial,
+                resumed=resumed,
                 on_record=record,
                 patience=config.patience,
                 skip_nonfinite=skip,
@@ -248,10 +274,12 @@ def run_training(config: Config) -> int:
         if fitted.stopped.startswith("SIG"):
             say(
                 f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; "
-                f"saved. Go on with: {resume_command(directory)}"
+                f"saved. Go on with: {resume_command(config, directory)}"
             )
             return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
-        finish(folder, described, dataset, evaluator, fitted, summary)
+        # A signal from here on comes too late to save anything by stopping.
+        with signals.StopRequests():
+            finish(folder, described, dataset, evaluator, fitted, summary)
     return 0
 
 
@@ -307,7 +335,7 @@ def finish(
         "startup_seconds": startup_seconds(fitted),
         "examples_per_second": fitted.examples_per_second,
         "peak_memory_bytes": machine.peak_memory_bytes(),
-        "backend": jax.default_backend(),
+        "backend": machine.default_device().platform,
         "devices": [str(device) for device in jax.devices()],
         "versions": machine.versions(),
         "metrics": measured,
@@ -411,6 +439,10 @@ def write_report(
 
 def run_prediction(request: Predict) -> int:
     """Prints what the trained network of a run sees in each picture."""
+    if not request.images:
+        raise errors.ArgumentError(
+            "predict got no picture; name one or more after the options"
+        )
     config = train.read_config(request.run)
     names = tuple(config["classes"])
     if config["image_shape"] != [28, 28, 1]:
@@ -420,7 +452,8 @@ def run_prediction(request: Predict) -> int:
         )
     images = np.stack([pictures.read_digit(path) for path in request.images])
     with train.Checkpoints(request.run / "checkpoints") as checkpoints:
-        variables = train.variables_of(checkpoints.leaves())
+        step = chosen_step(checkpoints, request.checkpoint)
+        variables = train.variables_of(checkpoints.leaves(step))
     model = build(len(names), config["dropout"])
     logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
         variables, images
@@ -443,15 +476,38 @@ def run_prediction(request: Predict) -> int:
     return 0
 
 
+def chosen_step(checkpoints: train.Checkpoints, name: str) -> int | None:
+    """The step that `latest`, `best` or a number names."""
+    if name in ("latest", "best"):
+        return checkpoints.latest() if name == "latest" else checkpoints.best()
+    if not name.isdecimal():
+        raise errors.ArgumentError(
+            f"--checkpoint is {name!r}, but must be latest, best or a step's number"
+        )
+    return int(name)
+
+
 def startup_seconds(fitted: train.Fitted) -> float | None:
-    """Seconds from the start of the process to the end of the first step."""
+    """Seconds from the start of the process to the end of the first step.
+
+    None where this process had no step left to do.
+    """
     if fitted.first_step_at is None:
         return None
     return machine.process_seconds() - (time.time() - fitted.first_step_at)
 
 
+def dataset_name(config: Config) -> str:
+    """The data set asked for; at a resume, `auto` is what the run began with."""
+    if config.dataset == "auto" and config.resume:
+        stored = run_directory(config)
+        if (stored / run.CONFIG).exists():
+            return train.read_config(stored)["dataset"]
+    return config.dataset
+
+
 def run_directory(config: Config) -> Path:
-    """The folder asked for, else the newest (to resume) or the next free one."""
+    """The folder asked for, else the newest (to resume) or a new one."""
     if config.out is not None:
         return config.out
     if config.overwrite:
@@ -467,18 +523,25 @@ def run_directory(config: Config) -> Path:
                 "--resume found no run under runs/; name one with --out"
             )
         return Path(f"runs/mnist-{max(numbers):03d}")
-    return Path(f"runs/mnist-{max(numbers, default=0) + 1:03d}")
+    for number in itertools.count(max(numbers, default=0) + 1):
+        directory = Path(f"runs/mnist-{number:03d}")
+        # Made at once, so that runs begun together get a folder each.
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(parents=True)
+            return directory
+    raise AssertionError("counting ended")
 
 
-def resume_command(directory: Path) -> str:
-    """The command that goes on with this run: this one, with --out and --resume."""
-    kept, arguments = [], iter(sys.argv[1:])
-    for argument in arguments:
-        if argument == "--out":
-            next(arguments, None)
-        elif not argument.startswith(("--out=", "--resume", "--overwrite")):
-            kept.append(argument)
-    words = ["python", "-m", "experiments.mnist", *kept]
+def resume_command(config: Config, directory: Path) -> str:
+    """The command that goes on with a run."""
+    words = ["python", "-m", "experiments.mnist"]
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in ("out", "resume", "overwrite") or value == field.default:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        if value is not True:
+            words.append(str(value))
     return shlex.join([*words, "--out", str(directory), "--resume"])
 
 

@@ -5,6 +5,8 @@ to do. A command line prints one of these without a traceback; anything else is 
 and keeps its traceback.
 """
 
+from typing import Any
+
 
 class FlaxnetsError(Exception):
     """Base of every error that flaxnets raises on purpose."""
@@ -27,7 +29,13 @@ class CheckpointError(FlaxnetsError, RuntimeError):
 
 
 class RunFolderError(FlaxnetsError, RuntimeError):
-    """A run folder cannot be used: in use, not writable, full, or of another run."""
+    """A run folder cannot be used: in use, not writable, full, or of another run.
+
+    Attributes:
+        fitted: what was trained, where only its last checkpoint could not be written.
+    """
+
+    fitted: Any = None
 
 
 class DeviceError(FlaxnetsError, RuntimeError):

@@ -8,10 +8,22 @@ from importlib import metadata
 from typing import Any
 
 import jax
+import numpy as np
 
 from flaxnets import errors
 
 _IMPORTED = time.time()
+
+
+def default_device() -> Any:
+    """The device that computes now: jax's first, or the default that was set."""
+    (device,) = jax.device_put(np.float32(0)).devices()
+    return device
+
+
+def default_devices() -> list[Any]:
+    """All devices of the default one's kind that this process has."""
+    return jax.local_devices(backend=default_device().platform)
 
 
 def select_device(kind: str) -> Any:
@@ -24,7 +36,7 @@ def select_device(kind: str) -> Any:
         DeviceError: no such device; the message lists those that exist.
     """
     if kind == "auto":
-        return jax.devices()[0]
+        return default_device()
     try:
         device = jax.devices(kind)[0]
     except RuntimeError:
@@ -52,6 +64,16 @@ def process_seconds() -> float:
 
 def peak_memory_bytes() -> int:
     """The largest resident size that this process has had, in bytes."""
+    # Linux's getrusage keeps the size of the parent that started this program.
+    try:
+        with open("/proc/self/status") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return _usage_bytes()
+
+
+def _usage_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

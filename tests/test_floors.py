@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "flaxnets.errors": 0,
+    "flaxnets.files": 0,
     "flaxnets.machine": 0,
     "flaxnets.ops": 0,
     "flaxnets.params": 0,

@@ -61,7 +61,8 @@ class Config:
     check: bool = False
     """Only check that all of them do the same work, and measure nothing."""
     out: Path | None = None
-    """Results folder; by default experiments/benchmark/results/mnist-BACKEND."""
+    """Results folder; by default experiments/benchmark/results/mnist-BACKEND (with
+    --check none, so that it replaces no measurement)."""
 
 
 def run(config: Config) -> int:
@@ -174,13 +175,16 @@ class Session:
 
     def finish(self) -> int:
         """Writes the result and prints its tables; returns the exit code."""
-        result = self._write(complete=True)
+        result = self._result(complete=True)
         text = summary.tables(result)
+        if text:
+            say(f"\n{text}")
+        if self._config.out or not self._config.check:
+            self._write(result)
+            say(f"\nresult: {self._folder / 'result.json'}")
         if not self._config.check:
             (self._folder / "table.txt").write_text(text + "\n")
             plot.save(result, self._folder / "plot.png")
-        say(f"\n{text}" if text else "")
-        say(f"\nresult: {self._folder / 'result.json'}")
         return 1 if self._failures else 0
 
     def _measured(
@@ -194,7 +198,7 @@ class Session:
             f"round {number + 1}/{self._config.rounds} {kind} of {batch} "
             f"{contender.name}: {_described(outcome)}"
         )
-        self._write(complete=False)
+        self._write(self._result(complete=False))
 
     def _run(
         self, contender: Contender, kind: Kind, batch: int, number: int
@@ -224,13 +228,17 @@ class Session:
             self._failures.append(f"{contender.name} ({kind}): {outcome['message']}")
         return outcome
 
-    def _write(self, *, complete: bool) -> dict[str, Any]:
-        devices = {o["device"] for o in self._outcomes if o.get("backend") != "cpu"}
-        names = sorted(devices - {None}) if self._device != "cpu" else []
+    def _result(self, *, complete: bool) -> dict[str, Any]:
+        # An outcome that is not a measurement has no backend and no device.
+        accelerators = {
+            outcome["device"]
+            for outcome in self._outcomes
+            if outcome.get("backend", "cpu") != "cpu"
+        }
         cpus = f"{self._facts['cpus']} x {self._facts['cpu']}"
-        result = {
+        return {
             "complete": complete,
-            "device": ", ".join(names) or cpus,
+            "device": ", ".join(sorted(accelerators)) or cpus,
             "config": {
                 **dataclasses.asdict(self._config),
                 "out": str(self._folder),
@@ -249,12 +257,13 @@ class Session:
             ),
             "outcomes": self._outcomes,
         }
+
+    def _write(self, result: dict[str, Any]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / "result.json"
         partial = path.with_suffix(".json.partial")
         partial.write_text(json.dumps(result, indent=1) + "\n")
         partial.replace(path)
-        return result
 
 
 def _described(outcome: processes.Outcome) -> str:
@@ -286,6 +295,12 @@ def _validate(config: Config) -> None:
                 f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
                 "at least 1"
             )
+    if config.seed < 0:
+        raise errors.ArgumentError(f"--seed is {config.seed}, but must be at least 0")
+    if config.out and config.out.exists() and not config.out.is_dir():
+        raise errors.ArgumentError(
+            f"--out {config.out}: a file, but must be a folder; choose another"
+        )
     if not config.batch_sizes or min(config.batch_sizes) < 1:
         raise errors.ArgumentError(
             f"--batch-sizes is {config.batch_sizes}, but must be one positive number "

@@ -1,5 +1,6 @@
 """The shape of a data set in memory, and the checks that every source passes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,72 @@ class Dataset(NamedTuple):
     source: str
 
 
+def assembled(
+    name: str,
+    origin: str,
+    arrays: Sequence[np.ndarray],
+    class_names: tuple[str, ...] | None,
+    source: str,
+) -> Dataset:
+    """A data set of arrays as they were found, or an error that names what is wrong.
+
+    Args:
+        name: of the data set.
+        origin: the file or folder, for messages.
+        arrays: images and labels to train on, images and labels to test with; see
+            `checked_split`.
+        class_names: by default the numbers from 0 to the largest training label.
+        source: for people.
+
+    Raises:
+        DataError: see `checked_split`; or one class only, or splits that differ in
+            the shape of their images.
+    """
+    train_images, train_labels, test_images, test_labels = arrays
+    count = None if class_names is None else len(class_names)
+    train = checked_split(f"{origin} (train)", train_images, train_labels, count)
+    if class_names is None:
+        class_names = tuple(str(label) for label in range(train.labels.max() + 1))
+    test = checked_split(f"{origin} (test)", test_images, test_labels, len(class_names))
+    if (train.labels == train.labels[0]).all():
+        raise errors.DataError(
+            f"{origin}: all training labels are {train.labels[0]}, expected 2 classes "
+            "or more"
+        )
+    _check_same_shape(origin, train, test)
+    return Dataset(name, train, test, class_names, source)
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Checks a data set that did not come from `data.load`.
+
+    Raises:
+        DataError: images or labels of a split are of another type or shape than a
+            `Split` has, or there are none; a label names no class; or the splits
+            differ in the shape of their images.
+    """
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        origin = f"{dataset.name} ({part})"
+        checked = checked_split(origin, *split, len(dataset.class_names))
+        if split.images.ndim != 4 or split.labels.ndim != 1:
+            raise errors.DataError(
+                f"{origin}: images are {list(split.images.shape)} and labels "
+                f"{list(split.labels.shape)}, expected [N, H, W, C] and [N]; reshape "
+                f"them to {list(checked.images.shape)} and "
+                f"{list(checked.labels.shape)}"
+            )
+    _check_same_shape(dataset.name, dataset.train, dataset.test)
+
+
+def _check_same_shape(origin: str, train: Split, test: Split) -> None:
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise errors.DataError(
+            f"{origin}: training images are {list(train.images.shape[1:])}, test "
+            f"images {list(test.images.shape[1:])}, expected one height, width and "
+            "number of channels; bring them to the same shape"
+        )
+
+
 def checked_split(
     origin: str, images: np.ndarray, labels: np.ndarray, class_count: int | None = None
 ) -> Split:
@@ -40,15 +107,15 @@ def checked_split(
         origin: file and split, for messages.
         images: uint8 [N, H, W] or [N, H, W, C].
         labels: integers [N] or [N, 1].
-        class_count: labels must be below it.
+        class_count: labels must be below it; by default, at most N.
 
     Raises:
-        DataError: an empty split, other shapes or types, counts that differ, or a
-            label out of range.
+        DataError: an empty split, other shapes or types, counts that differ, a label
+            out of range, or more classes than examples.
     """
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8:
+    if images.ndim != 4 or images.dtype != np.uint8 or 0 in images.shape[1:]:
         raise errors.DataError(
             f"{origin}: images are {images.dtype}{list(images.shape)}, expected uint8 "
             "[N, H, W] or [N, H, W, C]; convert them to whole numbers from 0 to 255"
@@ -66,6 +133,11 @@ def checked_split(
             "same number of each, and at least one"
         )
     check_labels(origin, labels, class_count)
+    if class_count is None and labels.max() >= len(labels):
+        raise errors.DataError(
+            f"{origin}: a label is {labels.max()}, but there are only {len(labels)} "
+            "examples; expected classes numbered from 0 without gaps, renumber them"
+        )
     return Split(images, labels.astype(np.int32))
 
 

@@ -52,6 +52,10 @@ def crop(size: int, *, padding: int = 0) -> Augmentation:
             images.
     """
     _check_positive("crop", size)
+    if padding < 0:
+        raise errors.ArgumentError(
+            f"padding is {padding} pixels, but cannot be negative"
+        )
 
     def augment(key: jax.Array, images: jax.Array) -> jax.Array:
         images = _pad(images, padding)

@@ -1,6 +1,7 @@
 """Image data sets by name or path."""
 
 import difflib
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from flaxnets import errors
 from flaxnets.data import idx, npz, official
 from flaxnets.data.arrays import Dataset as Dataset
 from flaxnets.data.arrays import Split as Split
-from flaxnets.data.arrays import checked_split
+from flaxnets.data.arrays import assembled
 
 DIGITS = tuple("0123456789")
 
@@ -23,13 +24,14 @@ def load(name: str) -> Dataset:
     Args:
         name: `mnist` or `fashion_mnist` (looked for in `$FLAXNETS_DATA`, then in the
             cache, then downloaded and verified); `digits` (scikit-learn's 1,797 real
-            digits, at 28x28, nothing to download); `auto` (MNIST where it can be had,
-            else `digits`, and `source` says why); an `.npz` file in Keras's layout; a
-            folder with four IDX files; or `tfds:NAME`.
+            digits, at 28x28, nothing to download); `auto` (MNIST where it is at hand
+            or its server answers at once, else `digits`, and `source` says why); an
+            `.npz` file in Keras's layout; a folder with four IDX files; or
+            `tfds:NAME`.
 
     Raises:
         ArgumentError: the name is unknown.
-        DataError: a file is broken.
+        DataError: a file is broken, or `$FLAXNETS_DATA` is no folder.
         DownloadError: MNIST can be neither found nor downloaded.
     """
     if name == "auto":
@@ -44,7 +46,7 @@ def load(name: str) -> Dataset:
     if path.suffix == ".npz":
         return npz.load(path)
     if path.is_dir():
-        return idx.load_folder(path, path.name)
+        return idx.load_folder(path, path.resolve().name)
     close = difflib.get_close_matches(name, [*_NAMED, "auto"], n=1)
     hint = f"; did you mean {close[0]}" if close else ""
     raise errors.ArgumentError(
@@ -55,9 +57,9 @@ def load(name: str) -> Dataset:
 
 def _automatic() -> Dataset:
     try:
-        return load("mnist")
+        return _published("mnist", hurried=True)
     except errors.DownloadError as error:
-        digits = load("digits")
+        digits = _digits()
         reason = str(error).split(";")[0]
         return digits._replace(
             source=f"{digits.source} (MNIST is not at hand: {reason})"
@@ -82,30 +84,38 @@ def _digits() -> Dataset:
     for digit in range(10):
         rank[found.target == digit] = np.arange(np.sum(found.target == digit))
     test = rank % 5 == 4
-    origin = "scikit-learn's digits"
-    train = checked_split(origin, images[~test], found.target[~test], 10)
-    held_out = checked_split(origin, images[test], found.target[test], 10)
-    source = "1,797 real digits that come with scikit-learn, enlarged to 28x28"
-    return Dataset("digits", train, held_out, DIGITS, source)
+    return assembled(
+        "digits",
+        "scikit-learn's digits",
+        (images[~test], found.target[~test], images[test], found.target[test]),
+        DIGITS,
+        "1,797 real digits that come with scikit-learn, enlarged to 28x28",
+    )
 
 
-def _official(name: str) -> Callable[[], Dataset]:
-    def find() -> Dataset:
-        given = os.environ.get("FLAXNETS_DATA")
-        if given:
-            folder = Path(given)
-            if (folder / f"{name}.npz").is_file():
-                return npz.load(folder / f"{name}.npz")
-            for place in (folder / name, folder):
-                if idx.is_folder(place):
-                    return idx.load_folder(place, name)
-        return official.load(name)
-
-    return find
+def _published(name: str, *, hurried: bool = False) -> Dataset:
+    """`mnist` or `fashion_mnist` from `$FLAXNETS_DATA`, the cache, or the network."""
+    class_names = official.SOURCES[name].class_names
+    given = os.environ.get("FLAXNETS_DATA")
+    if given:
+        folder = Path(given)
+        if not folder.is_dir():
+            raise errors.DataError(
+                f"FLAXNETS_DATA is {given}, which is no folder; set it to a folder "
+                "that holds data sets, or unset it"
+            )
+        if (folder / f"{name}.npz").is_file():
+            return npz.load(folder / f"{name}.npz", class_names)
+        if idx.is_folder(folder / name):
+            return idx.load_folder(folder / name, name, class_names)
+        # IDX files do not say what they hold; without a folder's name it is MNIST.
+        if name == "mnist" and idx.is_folder(folder):
+            return idx.load_folder(folder, name, class_names)
+    return official.load(name, hurried=hurried)
 
 
 _NAMED: dict[str, Callable[[], Dataset]] = {
-    "mnist": _official("mnist"),
-    "fashion_mnist": _official("fashion_mnist"),
+    "mnist": functools.partial(_published, "mnist"),
+    "fashion_mnist": functools.partial(_published, "fashion_mnist"),
     "digits": _digits,
 }

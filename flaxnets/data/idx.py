@@ -14,7 +14,7 @@ from typing import IO
 import numpy as np
 
 from flaxnets import errors
-from flaxnets.data.arrays import Dataset, checked_split
+from flaxnets.data.arrays import Dataset, assembled
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -23,7 +23,7 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
-_UNSIGNED_BYTES = 0x08
+_MAGICS = tuple(bytes([0, 0, 0x08, dimensions]) for dimensions in range(1, 5))
 
 # gzip cannot compress below about 1/1032 of the size (deflate's format).
 _GZIP_LIMIT = 1032
@@ -51,22 +51,18 @@ def load_folder(
                 f"four files {', '.join(FILES)}"
             )
         arrays.append(read(path))
-    train = checked_split(f"{folder} (train)", arrays[0], arrays[1])
-    classes = int(train.labels.max()) + 1
-    test = checked_split(f"{folder} (test)", arrays[2], arrays[3], classes)
-    if class_names is None:
-        class_names = tuple(str(number) for number in range(classes))
-    return Dataset(name, train, test, class_names, f"read from {folder}")
+    return assembled(name, str(folder), arrays, class_names, f"read from {folder}")
 
 
 def read(path: Path) -> np.ndarray:
     """The array of one IDX file of unsigned bytes.
 
     Raises:
-        DataError: the header is none, or the values are fewer or more than it says.
+        DataError: the file cannot be read, the header is none, or the values are
+            fewer or more than it says.
     """
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         if path.suffix == ".gz":
             with gzip.open(path) as file:
                 return _parse(path, file, size * _GZIP_LIMIT)
@@ -77,14 +73,18 @@ def read(path: Path) -> np.ndarray:
             f"{path}: the gzip data are damaged or cut off ({error}); fetch the file "
             "again"
         ) from None
+    except OSError as error:
+        raise errors.DataError(
+            f"{path}: cannot be read ({error.strerror}); expected an IDX file"
+        ) from None
 
 
 def _parse(path: Path, file: IO[bytes] | gzip.GzipFile, limit: int) -> np.ndarray:
     magic = file.read(4)
-    if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] != _UNSIGNED_BYTES:
+    if magic not in _MAGICS:
         raise errors.DataError(
             f"{path}: begins with bytes {magic.hex() or '(none)'}, expected an IDX "
-            "file of unsigned bytes (0000 08 and the number of dimensions)"
+            "file of unsigned bytes (0000 08 and the number of dimensions, 1 to 4)"
         )
     header = file.read(4 * magic[3])
     if len(header) < 4 * magic[3]:

@@ -6,60 +6,63 @@ from pathlib import Path
 import numpy as np
 
 from flaxnets import errors
-from flaxnets.data.arrays import Dataset, checked_split
+from flaxnets.data.arrays import Dataset, assembled
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def load(path: Path) -> Dataset:
+def load(path: Path, class_names: tuple[str, ...] | None = None) -> Dataset:
     """Reads `x_train`, `y_train`, `x_test`, `y_test` as a data set.
 
+    Args:
+        path: the file; its name becomes the data set's.
+        class_names: by default the numbers from 0 to the largest training label.
+
     Raises:
-        DataError: no such file, not an `.npz`, arrays missing, holding objects, or
-            declaring more than they store.
+        DataError: no such file, not an `.npz`, damaged, arrays missing, holding
+            objects, declaring more than they store, or not fit to train on.
     """
     if not path.is_file():
         raise errors.DataError(f"{path}: no such file; give the path of an .npz file")
     try:
-        with zipfile.ZipFile(path) as archive:
-            arrays = [_read(archive, path, key) for key in KEYS]
-    except zipfile.BadZipFile as error:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:
         raise errors.DataError(
-            f"{path}: not a readable .npz file ({error}); expected a zip of .npy "
-            f"arrays called {', '.join(KEYS)}"
-        ) from None
-    train_labels = arrays[1]
-    names = np.unique(train_labels)
-    train = checked_split(f"{path} (train)", arrays[0], train_labels)
-    classes = int(train.labels.max()) + 1
-    test = checked_split(f"{path} (test)", arrays[2], arrays[3], classes)
-    if len(names) < 2:
-        raise errors.DataError(
-            f"{path}: all training labels are {names[0]}, expected 2 classes or more"
-        )
-    class_names = tuple(str(number) for number in range(classes))
-    return Dataset(path.stem, train, test, class_names, f"read from {path}")
+            f"{path}: not a readable .npz file ({error!r:.200}); expected a zip of "
+            f".npy arrays called {', '.join(KEYS)}"
+        ) from error
+    with archive:
+        arrays = [_read(archive, path, key) for key in KEYS]
+    return assembled(path.stem, str(path), arrays, class_names, f"read from {path}")
 
 
 def _read(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
-    member = f"{key}.npy"
-    try:
-        entry = archive.getinfo(member)
-    except KeyError:
+    if f"{key}.npy" not in archive.namelist():
         found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
         raise errors.DataError(
             f"{path}: array {key} is missing; found {found or 'no arrays'}, expected "
             f"{', '.join(KEYS)}"
-        ) from None
+        )
+    try:
+        return _array(archive, path, key)
+    except errors.DataError:
+        raise
+    except Exception as error:
+        # A changed byte makes zipfile, zlib and the parser of headers raise anything.
+        raise errors.DataError(
+            f"{path}: {key} cannot be read ({error!r:.200}); the file is damaged, get "
+            "it again"
+        ) from error
+
+
+def _array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+    entry = archive.getinfo(f"{key}.npy")
     with archive.open(entry) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            if version == (1, 0):
-                header = np.lib.format.read_array_header_1_0(file)
-            else:
-                header = np.lib.format.read_array_header_2_0(file)
-        except ValueError as error:
-            raise errors.DataError(f"{path}: {key} is not an array: {error}") from None
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            header = np.lib.format.read_array_header_1_0(file)
+        else:
+            header = np.lib.format.read_array_header_2_0(file)
         shape, fortran_order, dtype = header
         if dtype.hasobject:
             raise errors.DataError(

@@ -1,12 +1,17 @@
 """MNIST and Fashion-MNIST as their authors publish them: found, fetched, verified."""
 
+import contextlib
 import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from flaxnets import errors
 from flaxnets.data import download, idx
 from flaxnets.data.arrays import Dataset
+
+# How long a hurried load waits for the server.
+REACH_SECONDS = 3.0
 
 
 class Source(NamedTuple):
@@ -99,16 +104,38 @@ def cache_folder() -> Path:
     return Path(base) / "flaxnets"
 
 
-def load(name: str) -> Dataset:
+def load(name: str, *, hurried: bool = False) -> Dataset:
     """The data set from the cache, after downloading what is missing there.
 
+    Args:
+        name: a key of SOURCES.
+        hurried: give up after REACH_SECONDS without an answer from the server, and
+            after one attempt.
+
     Raises:
-        DownloadError: a file cannot be had; the message names it, its URL, and where
-            to put it by hand.
+        DownloadError: a file cannot be had; the message names its URL and what to do.
     """
     source = SOURCES[name]
     folder = cache_folder() / name
-    for file, (sha256, size) in zip(idx.FILES, source.files, strict=True):
-        download.fetch(f"{source.base}{file}.gz", folder / f"{file}.gz", sha256, size)
+    missing = [
+        (f"{file}.gz", sha256, size)
+        for file, (sha256, size) in zip(idx.FILES, source.files, strict=True)
+        if not download.holds(folder / f"{file}.gz", sha256, size)
+    ]
+    if missing:
+        megabytes = sum(size for _, _, size in missing) / 1e6
+        _say(f"downloading {name} ({megabytes:.1f} MB, {source.base}) to {folder}")
+        if hurried:
+            download.check_reachable(source.base + missing[0][0], REACH_SECONDS)
+    attempts = 1 if hurried else download.ATTEMPTS
+    for file, sha256, size in missing:
+        url = source.base + file
+        download.fetch(url, folder / file, sha256, size, attempts=attempts)
     dataset = idx.load_folder(folder, name, source.class_names)
     return dataset._replace(source=f"official files in {folder}, SHA-256 verified")
+
+
+def _say(text: str) -> None:
+    # A standard error that nobody reads, or that is closed, stops no download.
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)

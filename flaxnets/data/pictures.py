@@ -95,17 +95,18 @@ def _rgb(image: "Image.Image", path: Path) -> np.ndarray:
 
 def _eight_bits(image: "Image.Image", path: Path) -> np.ndarray:
     """Grey values of 16 or 32 bits as uint8[H, W]; see `read_image`."""
-    values = np.asarray(image).astype(np.float64)
+    stored = np.asarray(image)
+    if not np.isfinite(stored).all():
+        raise errors.DataError(
+            f"{path}: holds values that are not finite, but a picture was expected"
+        )
+    values = stored.astype(np.float64)
     if image.mode.startswith("I;16"):
         scaled = values / 65535
         transparent = image.info.get("transparency")
         if transparent is not None:
             scaled = np.where(values == transparent, 1.0, scaled)
     else:
-        if not np.isfinite(values).all():
-            raise errors.DataError(
-                f"{path}: holds values that are not finite, but a picture was expected"
-            )
         low, high = values.min(), values.max()
         if image.mode == "F" and low >= 0 and high <= 1:
             low, high = 0.0, 1.0

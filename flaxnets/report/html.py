@@ -2,10 +2,11 @@
 
 import base64
 import html
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from flaxnets import files
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1c1c; --page: #ffffff; --line: #dddddd;
@@ -60,6 +61,9 @@ def write(
         title: heading of the page.
         summary: names and values shown at its top.
         sections: what follows.
+
+    Raises:
+        RunFolderError: the file cannot be written.
     """
     facts = "".join(
         f"<div><dt>{html.escape(name.replace('_', ' '))}</dt>"
@@ -74,9 +78,8 @@ def write(
         f"<body>\n<main>\n<h1>{html.escape(title)}</h1>\n<dl>\n{facts}</dl>\n{parts}"
         "</main>\n</body>\n</html>\n"
     )
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(page, encoding="utf-8")
-    os.replace(fresh, path)
+    with files.replacing(path) as fresh:
+        fresh.write_text(page, encoding="utf-8")
 
 
 def _section(section: Section) -> str:

@@ -34,8 +34,10 @@ def bars(
 
 def plain_only() -> bool:
     """Whether standard output cannot show block characters."""
+    # Python has no standard output at all where it was closed at the start.
+    encoding = getattr(sys.stdout, "encoding", None)
     try:
-        "█▏".encode(sys.stdout.encoding or "ascii")
+        "█▏".encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
         return True
     return False

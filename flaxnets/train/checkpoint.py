@@ -2,17 +2,24 @@
 
 A step counts as saved once its manifest stands beside its data, so a run that is
 killed at any moment leaves only whole steps. Orbax itself does not notice a flipped
-byte; the manifest's SHA-256 sums do.
+byte; the manifest's SHA-256 sums, its own among them, do.
 """
 
+import contextlib
 import errno
 import hashlib
+import itertools
 import json
+import logging
 import math
 import os
+import re
 import shutil
+import textwrap
+import threading
 import warnings
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,24 +29,32 @@ import jax.numpy as jnp
 import numpy as np
 
 import flaxnets
-from flaxnets import errors
+from flaxnets import errors, files
 from flaxnets import params as trees
+from flaxnets.train.progress import say_error
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _DATA = "state"
 _UNFINISHED = ".unfinished-"
+_SIGNS_OF_NO_ROOM = ("RESOURCE_EXHAUSTED", "No space left", "File too large")
+_OPEN: "weakref.WeakSet[Checkpoints]" = weakref.WeakSet()
 
 
 class Checkpoints:
     """The saved steps of one run; a context manager that waits for the last save.
 
-    Saves run in the background, one at a time. The `keep` latest steps and the step
-    with the best (largest finite) metric are kept.
+    Saves run in the background, one at a time. The `keep` latest steps, the last good
+    one, and the one with the best (largest finite) metric are kept. Only `save` and
+    `clean` write, so that a run's steps can be read while it saves others.
 
     Args:
-        directory: where the steps are; made if absent.
+        directory: where the steps are; the first save makes it.
         keep: how many of the latest steps to keep.
+
+    Raises:
+        CheckpointError: a step's manifest is damaged, cannot be read, or is of
+            another format.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2) -> None:
@@ -47,10 +62,12 @@ class Checkpoints:
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="flaxnets-save")
         self._pending: Future | None = None
-        self._directory.mkdir(parents=True, exist_ok=True)
-        self._manifests: dict[int, dict[str, Any]] = {}
-        for entry in sorted(self._directory.iterdir()):
-            self._take_stock(entry)
+        # Replaced, never changed: the thread that saves does so while others read.
+        self._manifests: Mapping[int, dict[str, Any]] = {}
+        with _reading(self._directory):
+            if self._directory.is_dir():
+                self._take_stock()
+        _OPEN.add(self)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -72,6 +89,10 @@ class Checkpoints:
     def best(self) -> int | None:
         """The saved step with the largest finite metric; of equal ones, the first."""
         return _best(self._manifests)
+
+    def last_good(self) -> int | None:
+        """The last saved step whose metadata does not say `"finite": False`."""
+        return _last_good(self._manifests)
 
     def metadata(self, step: int) -> dict[str, Any]:
         """What `save` was given with a step."""
@@ -97,8 +118,8 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the step exists.
-            RunFolderError: this or the previous save could not be written; earlier
-                steps are intact.
+            RunFolderError: the previous save could not be written; earlier steps are
+                intact, and both can be saved again.
         """
         if step in self._manifests:
             raise errors.CheckpointError(
@@ -115,8 +136,19 @@ class Checkpoints:
             "metadata": dict(metadata),
             "leaves": {name: _kind(leaf) for name, leaf in leaves.items()},
         }
-        self._manifests[step] = manifest
+        self._make_way(step)
+        self._manifests = {**self._manifests, step: manifest}
         self._pending = self._writer.submit(self._write, step, leaves, manifest)
+
+    def clean(self) -> None:
+        """Removes what saves that were killed have left; for the one that saves.
+
+        Raises:
+            RunFolderError: it cannot be removed.
+        """
+        self.wait()
+        with files.writing(self._directory):
+            self._remove_unfinished()
 
     def wait(self) -> None:
         """Waits for the save under way; raises its error."""
@@ -152,81 +184,108 @@ class Checkpoints:
             step: which one; the latest by default.
 
         Raises:
-            CheckpointError: no such step, or a damaged file.
+            CheckpointError: no such step, or a file that is damaged or cannot be read.
         """
         self.wait()
         step = self.latest() if step is None else step
         self._check_step(step)
         assert step is not None
-        self._verify(step)
-        return self._read(step)
+        with _reading(self._directory):
+            self._verify(step)
+            return self._read(step)
 
     def _check_step(self, step: int | None) -> None:
+        if not self._manifests:
+            raise errors.CheckpointError(
+                f"{self._directory}: no checkpoint is saved here yet; train the run "
+                "until its first one, or name another run"
+            )
         if step not in self._manifests:
-            found = ", ".join(map(str, self.steps())) or "none"
+            found = ", ".join(map(str, self.steps()))
             raise errors.CheckpointError(
                 f"{self._directory}: there is no checkpoint of step {step}; the steps "
                 f"that exist are: {found}"
             )
 
-    def _take_stock(self, entry: Path) -> None:
-        """Notes a saved step; warns of what is none. Unfinished saves stay unseen."""
-        if entry.name.startswith(_UNFINISHED):
+    def _take_stock(self) -> None:
+        """Notes the saved steps; warns of what is none, but for unfinished saves."""
+        found, damaged = {}, []
+        for entry in sorted(self._directory.iterdir()):
+            content = _read_manifest(entry / _MANIFEST) if _is_step(entry) else {}
+            # Another process may train here, and remove old steps meanwhile.
+            if not entry.exists():
+                continue
+            if content is None:
+                damaged.append(entry)
+            elif entry.name == str(content.get("step")):
+                found[content["step"]] = content
+            elif not entry.name.startswith(_UNFINISHED):
+                warnings.warn(
+                    f"{entry} is no checkpoint of this run and is ignored", stacklevel=4
+                )
+        self._manifests = found
+        if damaged:
+            manifest = damaged[0] / _MANIFEST
+            state = "is damaged" if manifest.exists() else "is missing"
+            hint = _way_out(damaged[0], self.steps())
+            raise errors.CheckpointError(f"{manifest} {state}; {hint}")
+
+    def _make_way(self, step: int) -> None:
+        """Moves aside what is foreign and stands where a step will be."""
+        place = self._directory / str(step)
+        if not os.path.lexists(place):
             return
-        manifest = entry / _MANIFEST
-        if not entry.name.isdecimal() or not manifest.is_file():
-            warnings.warn(
-                f"{entry} is no checkpoint of this run and is ignored", stacklevel=4
-            )
-            return
-        try:
-            content = json.loads(manifest.read_bytes())
-            version, step = content["format"], content["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise errors.CheckpointError(
-                f"{manifest}: damaged ({error}); remove {entry} to go on from the "
-                "previous step"
-            ) from None
-        if version != FORMAT:
-            raise errors.CheckpointError(
-                f"{manifest}: format {version} of flaxnets {content['flaxnets']}, but "
-                f"flaxnets {flaxnets.__version__} reads format {FORMAT}; install "
-                f"flaxnets {content['flaxnets']} to use this run"
-            )
-        self._manifests[step] = content
+        names = (f"{place}.foreign-{number}" for number in itertools.count(1))
+        aside = next(name for name in names if not os.path.lexists(name))
+        with files.writing(place):
+            os.rename(place, aside)
+        warnings.warn(
+            f"{place} is no checkpoint of this run and was moved to {aside}",
+            stacklevel=3,
+        )
 
     def _write(
         self, step: int, leaves: dict[str, np.ndarray], manifest: dict[str, Any]
     ) -> None:
         unfinished = self._directory / f"{_UNFINISHED}{step}"
         try:
-            for left in self._directory.glob(f"{_UNFINISHED}*"):
-                shutil.rmtree(left)
-            unfinished.mkdir()
+            self._remove_unfinished()
+            unfinished.mkdir(parents=True)
             _orbax().save(unfinished / _DATA, leaves)
             manifest["files"] = _hashes(unfinished)
-            text = json.dumps(manifest, indent=1, allow_nan=False)
-            with (unfinished / _MANIFEST).open("w") as file:
-                file.write(text)
+            with (unfinished / _MANIFEST).open("wb") as file:
+                file.write(_sealed(manifest))
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self._directory / str(step))
             _sync(self._directory)
         except Exception as error:
-            del self._manifests[step]
+            self._forget(step)
             size = sum(leaf.nbytes for leaf in leaves.values())
             shutil.rmtree(unfinished, ignore_errors=True)
-            raise _write_error(self._directory, step, size, error) from error
+            raise _write_error(self._directory, step, size, error) from None
         self._remove_old()
 
     def _remove_old(self) -> None:
-        kept = {*self.steps()[-self._keep :], self.best()}
+        kept = {*self.steps()[-self._keep :], self.best(), self.last_good()}
         for step in set(self._manifests) - kept:
-            del self._manifests[step]
+            self._forget(step)
             # Renamed first, so that a kill in between leaves no half of a step.
             doomed = self._directory / f"{_UNFINISHED}{step}"
-            os.replace(self._directory / str(step), doomed)
-            shutil.rmtree(doomed)
+            with files.writing(self._directory / str(step)):
+                os.replace(self._directory / str(step), doomed)
+                shutil.rmtree(doomed)
+
+    def _remove_unfinished(self) -> None:
+        for left in self._directory.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left)
+
+    def _forget(self, step: int) -> None:
+        self._manifests = {
+            other: manifest
+            for other, manifest in self._manifests.items()
+            if other != step
+        }
 
     def _verify(self, step: int) -> None:
         folder = self._directory / str(step)
@@ -236,12 +295,9 @@ class Checkpoints:
             if found.get(name) != recorded[name]:
                 state = "is missing" if name not in found else "is damaged"
                 others = [other for other in self.steps() if other != step]
-                hint = "no other step is saved"
-                if others:
-                    hint = f"go back to step {others[-1]}: remove {folder}, then resume"
                 raise errors.CheckpointError(
                     f"{folder / name} {state}: expected {recorded[name]}, found "
-                    f"{found.get(name, 'no file')}; {hint}"
+                    f"{found.get(name, 'no file')}; {_way_out(folder, others)}"
                 )
 
     def _read(self, step: int) -> dict[str, np.ndarray]:
@@ -264,11 +320,82 @@ def _best(manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
     return -max(scored)[1] if scored else None
 
 
+def _last_good(manifests: Mapping[int, Mapping[str, Any]]) -> int | None:
+    good = (
+        step
+        for step, manifest in manifests.items()
+        if manifest["metadata"].get("finite") is not False
+    )
+    return max(good, default=None)
+
+
+@contextlib.contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.CheckpointError(
+            f"{error.filename or directory}: cannot be read ({error.strerror}); see "
+            "that this user may read it, and that its disk works"
+        ) from None
+
+
+def _is_step(entry: Path) -> bool:
+    """Whether a folder is a step of this library, even one without its manifest."""
+    parts = (entry / _MANIFEST, entry / _DATA)
+    return entry.name.isdecimal() and any(part.exists() for part in parts)
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    """A manifest as it is written: the content, and the SHA-256 of its text."""
+    digest = hashlib.sha256(_text(content)).hexdigest()
+    return _text({**content, "sha256": digest})
+
+
+def _text(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, allow_nan=False).encode()
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    """The content of a manifest; None where a byte is not as it was written.
+
+    Raises:
+        CheckpointError: it is of another format.
+    """
+    try:
+        written = path.read_bytes()
+        content = json.loads(written)
+        del content["sha256"]
+        intact = _sealed(content) == written
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if intact and content["format"] != FORMAT:
+        raise errors.CheckpointError(
+            f"{path}: format {content['format']} of flaxnets {content['flaxnets']}, "
+            f"but flaxnets {flaxnets.__version__} reads format {FORMAT}; install "
+            f"flaxnets {content['flaxnets']} to use this run"
+        )
+    return content if intact else None
+
+
+def _way_out(folder: Path, others: Sequence[int]) -> str:
+    """What to do about a damaged step, given the other saved ones in order."""
+    if not others:
+        return f"no other step is saved: remove {folder} to begin anew"
+    return f"remove {folder} to go back to step {others[-1]}"
+
+
 def _orbax() -> Any:
     """Orbax's synchronous checkpointer of trees; imported late, since it is slow."""
     from orbax import checkpoint
 
+    logging.getLogger("absl").addFilter(_says_more_than_raised)
     return checkpoint.Checkpointer(checkpoint.PyTreeCheckpointHandler())
+
+
+def _says_more_than_raised(record: logging.LogRecord) -> bool:
+    """False for orbax's log of an error that it raises as well."""
+    return "_SignalingThread" not in record.getMessage()
 
 
 def _host_leaves(state: Any) -> dict[str, np.ndarray]:
@@ -329,21 +456,33 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _write_error(
     directory: Path, step: int, size: int, error: Exception
-) -> errors.FlaxnetsError:
-    text = str(error)
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    if full or "RESOURCE_EXHAUSTED" in text or "No space left" in text:
-        free = shutil.disk_usage(directory).free
+) -> errors.RunFolderError:
+    reason, full = _reason(error)
+    if full:
+        free = files.free_bytes(directory)
         return errors.RunFolderError(
-            f"{directory}: the disk is full: step {step} needs about {size:,} bytes, "
-            f"{free:,} are free; earlier checkpoints are intact, so free some space "
-            "and resume"
+            f"{directory}: the disk is full ({reason}): step {step} needs about "
+            f"{size:,} bytes, {free:,} are free; earlier checkpoints are intact, so "
+            "free some space and resume"
         )
-    first = text.splitlines()[0] if text else type(error).__name__
     return errors.RunFolderError(
-        f"{directory}: step {step} could not be saved ({first}); earlier checkpoints "
+        f"{directory}: step {step} could not be saved ({reason}); earlier checkpoints "
         "are intact"
     )
+
+
+def _reason(error: Exception) -> tuple[str, bool]:
+    """Why a write failed, in a few words, and whether for want of space."""
+    text = str(error)
+    # TensorStore gives the system's number in a page of text.
+    found = re.search(r"os_error_code='(\d+)'", text)
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    if number is None and any(sign in text for sign in _SIGNS_OF_NO_ROOM):
+        number = errno.ENOSPC
+    if number is not None:
+        return os.strerror(number), number in files.NO_ROOM
+    first = f"{type(error).__name__}: {text}".partition("\n")[0]
+    return textwrap.shorten(first, 100, placeholder=" ..."), False
 
 
 def _sync(folder: Path) -> None:
@@ -352,3 +491,16 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _finish_saves() -> None:
+    """Ends the saves under way of a process that ends without waiting for them."""
+    for checkpoints in list(_OPEN):
+        try:
+            checkpoints.wait()
+        except errors.FlaxnetsError as error:
+            say_error(f"error: {error}")
+
+
+# Not with atexit, which comes after orbax's threads are refused.
+threading._register_atexit(_finish_saves)  # type: ignore[attr-defined]

@@ -16,15 +16,27 @@ class RecompilationWarning(UserWarning):
 class Compiled:
     """A jitted function, compiled once for each set of argument shapes and types.
 
+    Args:
+        function: of trees of arrays.
+        name: what a warning calls it.
+        donate_argnums, out_shardings: as for `jax.jit`.
+
     Attributes:
         compile_seconds: time spent in tracing and compiling so far.
     """
 
     def __init__(
-        self, function: Callable, *, name: str, donate_argnums: Sequence[int] = ()
+        self,
+        function: Callable,
+        *,
+        name: str,
+        donate_argnums: Sequence[int] = (),
+        out_shardings: jax.sharding.Sharding | None = None,
     ) -> None:
         self.compile_seconds = 0.0
-        self._jitted = jax.jit(function, donate_argnums=tuple(donate_argnums))
+        self._jitted = jax.jit(
+            function, donate_argnums=tuple(donate_argnums), out_shardings=out_shardings
+        )
         self._name = name
         self._executables: dict[tuple, Any] = {}
         self._lock = threading.Lock()
@@ -33,7 +45,7 @@ class Compiled:
         """The executable for arguments shaped and typed like `args`."""
         # Leaf types alone tell calls apart cheaply; names are built only to warn.
         leaves, structure = jax.tree.flatten(args)
-        signature = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        signature = (structure, *(_kind(leaf) for leaf in leaves))
         with self._lock:
             if signature not in self._executables:
                 if self._executables:
@@ -63,8 +75,24 @@ class Compiled:
         )
 
 
+def _kind(leaf: Any) -> tuple:
+    return leaf.shape, leaf.dtype, _sharding(leaf)
+
+
+def _sharding(leaf: Any) -> Any:
+    """How an array lies on several devices; None on one, or on the host."""
+    sharding = getattr(leaf, "sharding", None)
+    return sharding if sharding is not None and sharding.num_devices > 1 else None
+
+
 def _describe(args: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
+        jax.tree_util.keystr(path): _described(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(args)
     }
+
+
+def _described(leaf: Any) -> str:
+    sharding = _sharding(leaf)
+    place = f" on {sharding.num_devices} devices" if sharding else ""
+    return f"{leaf.dtype}{list(leaf.shape)}{place}"

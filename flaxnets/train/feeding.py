@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets import machine
 from flaxnets.data import datasets, loading
-from flaxnets.train import compiling
+from flaxnets.train import compiling, parallel
 from flaxnets.train.state import State, Step
 
 # Two streamed chunks of this size (one in use, one being gathered) are small beside
@@ -40,6 +41,7 @@ class Feed(Protocol):
 
     steps: int
     chunk: compiling.Compiled
+    devices: parallel.Devices
 
     def run(
         self, state: State, sums: Sums, epoch: int, start: int, count: int
@@ -47,8 +49,12 @@ class Feed(Protocol):
         """Runs at most `count` steps of `epoch`, from its step `start` on.
 
         Returns the state and sums after them, and the number of steps run: fewer at
-        the epoch's end, or where a streamed chunk holds fewer.
+        the epoch's end, or at a streamed chunk's.
         """
+        ...
+
+    def close(self) -> None:
+        """Ends what works in the background."""
         ...
 
 
@@ -78,7 +84,7 @@ def make(
 
 def default_resident_bytes() -> int:
     """Half of the device's memory, or 4 GiB where the device does not tell."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = machine.default_device().memory_stats() or {}
     return int(statistics.get("bytes_limit", 8 << 30)) // 2
 
 
@@ -102,51 +108,68 @@ class ResidentFeed:
         self, step: Step, split: datasets.Split, batch_size: int, seed: int
     ) -> None:
         self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
-        self.chunk = _chunk(step, _gather)
+        self.devices = parallel.Devices(batch_size)
+        self.chunk = _chunk(step, _gather, self.devices)
         self._order_of = lambda epoch: loading.epoch_order(
             len(split.labels), batch_size, seed, epoch
         )
-        self._data = jax.device_put((split.images, split.labels))
+        self._data = self.devices.copy((split.images, split.labels))
         self._order: tuple[int, Any] = (-1, None)
 
     def run(
         self, state: State, sums: Sums, epoch: int, start: int, count: int
     ) -> tuple[State, Sums, int]:
         if self._order[0] != epoch:
-            self._order = (epoch, jax.device_put(self._order_of(epoch)))
+            self._order = (epoch, self.devices.copy(self._order_of(epoch)))
         stop = min(start + count, self.steps)
         source = (*self._data, self._order[1])
+        sums = self.devices.copy(sums)
         state, sums = self.chunk(state, sums, source, np.int32(start), np.int32(stop))
         return state, sums, stop - start
 
+    def close(self) -> None:
+        pass
+
 
 class StreamedFeed:
-    """Chunks of batches are gathered on the host while the device works on others."""
+    """Chunks of batches are gathered on the host while the device works on others.
+
+    An epoch is cut into chunks of `_length` steps; a call runs steps of one chunk.
+    """
 
     def __init__(
         self, step: Step, split: datasets.Split, batch_size: int, seed: int
     ) -> None:
         self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
-        self.chunk = _chunk(step, _index)
+        self.devices = parallel.Devices(batch_size)
+        self.chunk = _chunk(step, _index, self.devices)
         self._split, self._batch_size, self._seed = split, batch_size, seed
         batch_bytes = split.images[:batch_size].nbytes
         self._length = max(1, min(self.steps, STREAM_CHUNK_BYTES // batch_bytes))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="flaxnets-stream")
-        self._next: tuple[tuple[int, int], Future] | None = None
+        self._gathered: dict[tuple[int, int], Future] = {}
 
     def run(
         self, state: State, sums: Sums, epoch: int, start: int, count: int
     ) -> tuple[State, Sums, int]:
-        place = (epoch, start)
-        if self._next is None or self._next[0] != place:
-            self._next = (place, self._worker.submit(self._chunk_at, *place))
-        source = self._next[1].result()
-        done = min(count, self._length, self.steps - start)
-        state, sums = self.chunk(state, sums, source, np.int32(0), np.int32(done))
-        at_end = start + done == self.steps
-        place = (epoch + 1, 0) if at_end else (epoch, start + done)
-        self._next = (place, self._worker.submit(self._chunk_at, *place))
-        return state, sums, done
+        begin = start - start % self._length
+        end = min(begin + self._length, self.steps)
+        following = (epoch, end) if end < self.steps else (epoch + 1, 0)
+        # Only the chunk in use and the one after it are held.
+        self._gathered = {
+            place: self._gathered.get(place)
+            or self._worker.submit(self._chunk_at, *place)
+            for place in ((epoch, begin), following)
+        }
+        source = self._gathered[epoch, begin].result()
+        stop = min(start + count, end)
+        first, last = np.int32(start - begin), np.int32(stop - begin)
+        sums = self.devices.copy(sums)
+        state, sums = self.chunk(state, sums, source, first, last)
+        return state, sums, stop - start
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
 
     def _chunk_at(self, epoch: int, start: int) -> tuple[jax.Array, jax.Array]:
         images, labels = self._split
@@ -155,7 +178,8 @@ class StreamedFeed:
         # Always full length, so that the compiled shape never changes; the loop stops
         # before the repeated rows.
         indices = np.pad(indices, ((0, self._length - len(indices)), (0, 0)))
-        return jax.device_put((images[indices], labels[indices]))
+        chunk = (images[indices], labels[indices])
+        return jax.device_put(chunk, self.devices.divided(1))
 
 
 def _gather(source: tuple, index: jax.Array) -> dict[str, jax.Array]:
@@ -168,12 +192,20 @@ def _index(source: tuple, index: jax.Array) -> dict[str, jax.Array]:
     return {"image": images[index], "label": labels[index]}
 
 
-def _chunk(step: Step, fetch: Callable) -> compiling.Compiled:
-    """Steps `start` to `stop` of a source, compiled once for any number of them."""
+def _chunk(
+    step: Step, fetch: Callable, devices: parallel.Devices
+) -> compiling.Compiled:
+    """Steps `start` to `stop` of a source, compiled once for any number of them.
+
+    Kept with the step, so that another `fit` with it does not compile it again.
+    """
+    chunks = vars(step).setdefault("_flaxnets_chunks", {})
+    if (fetch, devices) in chunks:
+        return chunks[fetch, devices]
 
     def body(index: jax.Array, carry: tuple, source: Any) -> tuple[State, Sums]:
         state, sums = carry
-        after, metrics = step(state, fetch(source, index))
+        after, metrics = step(state, devices.divide(fetch(source, index)))
         finite = jnp.isfinite(metrics["loss"])
         totals = {
             name: total + jnp.where(finite, metrics[name], 0.0)
@@ -193,4 +225,10 @@ def _chunk(step: Step, fetch: Callable) -> compiling.Compiled:
             (state, sums),
         )
 
-    return compiling.Compiled(run, name="the training step", donate_argnums=(0, 1))
+    chunks[fetch, devices] = compiling.Compiled(
+        run,
+        name="the training step",
+        donate_argnums=(0, 1),
+        out_shardings=devices.copied,
+    )
+    return chunks[fetch, devices]

@@ -1,7 +1,9 @@
 """The loop that runs every training: steps, evaluation, checkpoints, stops."""
 
 import contextlib
+import dataclasses
 import functools
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,11 +14,12 @@ import numpy as np
 import optax
 
 from flaxnets import errors
-from flaxnets.data import datasets
+from flaxnets.data import arrays, datasets
 from flaxnets.train import feeding, signals
 from flaxnets.train.checkpoint import Checkpoints
 from flaxnets.train.evaluation import Evaluator
 from flaxnets.train.progress import Progress
+from flaxnets.train.saving import Saver
 from flaxnets.train.state import State, Step
 
 Record = dict[str, Any]
@@ -34,9 +37,11 @@ class Fitted(NamedTuple):
         stopped: `finished`, `early`, `SIGINT` or `SIGTERM`.
         first_step_at: `time.time()` when the first step was done, None without steps.
         train_seconds: time in steps, without compilation and evaluation.
-        compile_seconds: time in compiling the step.
-        examples_per_second: of this call's steps, compilation left out.
-        skipped: steps whose loss was not finite (only with a skipping step).
+        compile_seconds: time in compiling the step, in this call.
+        examples_per_second: compilation left out.
+        skipped: steps that were left out, since they were not finite.
+
+    Times and counts are those of the whole run, what was resumed included.
     """
 
     state: State
@@ -61,7 +66,7 @@ def fit(
     learning_rate: optax.Schedule,
     checkpoints: Checkpoints | None = None,
     records: Sequence[Record] = (),
-    partial: Mapping[str, float] | None = None,
+    resumed: Mapping[str, Any] | None = None,
     on_record: Callable[[Record], None] = lambda record: None,
     patience: int | None = None,
     skip_nonfinite: bool = False,
@@ -82,14 +87,14 @@ def fit(
         step: from `make_step`, not jitted.
         data: examples to train on, and to evaluate on after each epoch.
         epochs: epochs of the whole run, those already done included.
-        batch_size: examples per step.
+        batch_size: examples per step, divided among all devices of the kind in use.
         seed: of the order of the examples.
         evaluator: computes test loss and accuracy.
         learning_rate: the optimizer's schedule, for the records.
         checkpoints: where to save after each epoch and at a stop.
         records: those of the epochs already done, when resuming.
-        partial: the `partial` metadata of the checkpoint that is resumed: the sums
-            of the epoch's steps so far.
+        resumed: the metadata of the checkpoint that is resumed: the sums of the
+            epoch's steps so far, times and counts.
         on_record: called with each epoch's record.
         patience: stop after this many epochs without a better test accuracy.
         skip_nonfinite: whether the step skips what is not finite, so that going on
@@ -98,11 +103,18 @@ def fit(
         progress: where to show progress.
 
     Raises:
-        ArgumentError: epochs or batch_size cannot be used.
-        DivergedError: the loss is not finite and `skip_nonfinite` is off.
+        ArgumentError: epochs, batch_size or patience cannot be used.
+        DataError: the data are not what `data.Dataset` says.
+        DivergedError: a loss is not finite and `skip_nonfinite` is off, or a whole
+            epoch was skipped.
+        RunFolderError: the last checkpoint could not be written; what was trained is
+            its `fitted`.
     """
     if epochs < 1:
         raise errors.ArgumentError(f"epochs is {epochs}, but must be at least 1")
+    if patience is not None and patience < 1:
+        raise errors.ArgumentError(f"patience is {patience}, but must be at least 1")
+    arrays.check_dataset(data)
     feed = feeding.make(
         step,
         data.train,
@@ -110,82 +122,175 @@ def fit(
         seed=seed,
         resident_bytes=resident_bytes,
     )
-    zero = feeding.zero_sums(step, state, data.train, batch_size)
-    sums = _resumed(zero, partial)
-    records = list(records)
-    clock = _Clock(feed, batch_size)
-    stopped, skipped = "finished", 0
-
-    def save(metric: float | None, partial: dict[str, float] | None) -> None:
-        done = int(state.step)
-        if checkpoints is not None and done not in checkpoints.steps():
-            metadata = {"partial": partial, "learning_rate": _at(learning_rate, done)}
-            checkpoints.save(done, state, metric=metric, metadata=metadata)
-
+    state = feed.devices.copy(state)
     with (
+        contextlib.closing(feed),
         _prepared(evaluator, state, data) as evaluate,
         progress or Progress(epochs, feed.steps) as shown,
         signals.StopRequests() as requests,
     ):
-        for epoch in range(int(state.step) // feed.steps, epochs):
-            if _waited(records, patience):
-                stopped = "early"
-                break
-            place = int(state.step) - epoch * feed.steps
-            while place < feed.steps and requests.received is None:
-                with _memory_advice(batch_size):
-                    count = clock.chunk_steps()
-                    state, sums, done = feed.run(state, sums, epoch, place, count)
-                    totals, counted, bad = _read(sums)
-                clock.tick(done)
-                place += done
-                if bad >= 0 and not skip_nonfinite:
-                    raise _diverged(bad, learning_rate, checkpoints)
-                shown.update(epoch, place, clock.rate, _means(totals, counted))
-            if place < feed.steps:
-                save(None, {**totals, "count": counted})
+        loop = _Loop(
+            state=state,
+            feed=feed,
+            zero=feeding.zero_sums(step, state, data.train, batch_size),
+            clock=_Clock(feed, batch_size, resumed or {}),
+            saver=Saver(checkpoints, shown.say),
+            shown=shown,
+            evaluate=evaluate,
+            learning_rate=learning_rate,
+            epochs=epochs,
+            batch_size=batch_size,
+            skip_nonfinite=skip_nonfinite,
+            on_record=on_record,
+            records=list(records),
+            skipped=(resumed or {}).get("skipped", 0),
+        )
+        stopped = loop.run(requests, patience, (resumed or {}).get("partial"))
+    fitted = loop.fitted(stopped)
+    try:
+        loop.saver.finish()
+    except errors.RunFolderError as error:
+        error.fitted = fitted
+        raise
+    return fitted
+
+
+@dataclasses.dataclass
+class _Loop:
+    """A training under way."""
+
+    state: State
+    feed: feeding.Feed
+    zero: feeding.Sums
+    clock: "_Clock"
+    saver: Saver
+    shown: Progress
+    evaluate: Callable[[Any], dict[str, float]]
+    learning_rate: optax.Schedule
+    epochs: int
+    batch_size: int
+    skip_nonfinite: bool
+    on_record: Callable[[Record], None]
+    records: list[Record]
+    skipped: int
+
+    def run(
+        self,
+        requests: signals.StopRequests,
+        patience: int | None,
+        partial: Mapping[str, float] | None,
+    ) -> str:
+        """Runs epoch after epoch; returns why it stopped."""
+        sums = _resumed(self.zero, partial)
+        for epoch in range(int(self.state.step) // self.feed.steps, self.epochs):
+            if _waited(self.records, patience):
+                return "early"
+            sums, whole = self._steps(epoch, sums, requests)
+            totals, counted, _ = _read(sums)
+            if whole:
+                self._conclude(epoch, totals, counted)
+                sums = self.zero
             else:
-                skipped += feed.steps - counted
-                tested = evaluate(state.variables)
-                record = {
-                    "epoch": epoch + 1,
-                    "step": int(state.step),
-                    **_prefixed("train_", _means(totals, counted)),
-                    **_prefixed("test_", tested),
-                    "learning_rate": _at(learning_rate, int(state.step) - 1),
-                    "examples_per_second": clock.rate,
-                    "seconds": clock.seconds,
-                }
-                records.append(record)
-                on_record(record)
-                save(tested["accuracy"], None)
-                shown.say(_line(record, epochs))
-                sums = zero
+                self._save(None, {**totals, "count": counted})
             if requests.received is not None:
-                stopped = requests.received.name
-                break
-    if checkpoints is not None:
-        checkpoints.wait()
-    return Fitted(
-        state=state,
-        records=records,
-        stopped=stopped,
-        first_step_at=clock.first_step_at,
-        train_seconds=clock.seconds,
-        compile_seconds=feed.chunk.compile_seconds,
-        examples_per_second=clock.rate,
-        skipped=skipped,
-    )
+                return requests.received.name
+        return "finished"
+
+    def fitted(self, stopped: str) -> Fitted:
+        return Fitted(
+            state=self.state,
+            records=self.records,
+            stopped=stopped,
+            first_step_at=self.clock.first_step_at,
+            train_seconds=self.clock.seconds,
+            compile_seconds=self.clock.compile_seconds,
+            examples_per_second=self.clock.rate,
+            skipped=self.skipped,
+        )
+
+    def _steps(
+        self, epoch: int, sums: feeding.Sums, requests: signals.StopRequests
+    ) -> tuple[feeding.Sums, bool]:
+        """Runs the rest of an epoch's steps; returns whether it came to its end."""
+        place = int(self.state.step) - epoch * self.feed.steps
+        while place < self.feed.steps and requests.received is None:
+            with _memory_advice(self.batch_size):
+                count = self.clock.chunk_steps()
+                self.state, sums, done = self.feed.run(
+                    self.state, sums, epoch, place, count
+                )
+                totals, counted, bad = _read(sums)
+            if self.clock.first_step_at is None:
+                self.shown.say(f"compiled in {self.clock.compile_seconds:.1f} s")
+            self.clock.tick(done)
+            place += done
+            if bad >= 0 and not self.skip_nonfinite:
+                raise self._diverged(f"the loss at step {bad} is not finite", bad)
+            means = _means(totals, counted)
+            self.shown.update(epoch, place, self.clock.rate, means)
+        return sums, place == self.feed.steps
+
+    def _conclude(self, epoch: int, totals: Mapping[str, float], counted: int) -> None:
+        """Evaluates, records and saves at the end of an epoch."""
+        step = int(self.state.step)
+        self.skipped += self.feed.steps - counted
+        if counted == 0:
+            raise self._diverged(f"every step of epoch {epoch + 1} was skipped", step)
+        tested = self.evaluate(self.state.variables)
+        if not (math.isfinite(tested["loss"]) or self.skip_nonfinite):
+            raise self._diverged(f"the test loss after step {step} is not finite", step)
+        record = {
+            "epoch": epoch + 1,
+            "step": step,
+            **_prefixed("train_", _means(totals, counted)),
+            **_prefixed("test_", tested),
+            "learning_rate": _at(self.learning_rate, step - 1),
+            "examples_per_second": self.clock.rate,
+            "seconds": self.clock.seconds,
+        }
+        self.records.append(record)
+        self.on_record(record)
+        self._save(tested["accuracy"], None)
+        self.shown.say(_line(record, self.epochs))
+
+    def _save(self, metric: float | None, partial: dict[str, float] | None) -> None:
+        metadata = {
+            "partial": partial,
+            "learning_rate": _at(self.learning_rate, int(self.state.step)),
+            "skipped": self.skipped,
+            **self.clock.metadata(),
+        }
+        self.saver.save(self.state, metric, metadata)
+
+    def _diverged(self, what: str, step: int) -> errors.DivergedError:
+        good = self.saver.last_good()
+        saved = "no checkpoint was saved before it"
+        if good is not None:
+            saved = f"the last good checkpoint is that of step {good}"
+        return errors.DivergedError(
+            f"{what} (learning rate {_at(self.learning_rate, step):.3g}); {saved}. "
+            "Begin another run with a lower --learning-rate, or with --on-nan skip to "
+            "leave such steps out"
+        )
 
 
 class _Clock:
-    """Times steps, and sizes chunks so that each takes about CHUNK_SECONDS."""
+    """Times steps, and sizes chunks so that each takes about CHUNK_SECONDS.
 
-    def __init__(self, feed: feeding.Feed, batch_size: int) -> None:
+    Args:
+        feed: runs the steps.
+        batch_size: examples per step.
+        resumed: `metadata()` of the clock that this one continues, or {}.
+    """
+
+    def __init__(
+        self, feed: feeding.Feed, batch_size: int, resumed: Mapping[str, Any]
+    ) -> None:
         self._feed, self._batch_size = feed, batch_size
-        self._steps = 0
+        self._compiled_before = feed.chunk.compile_seconds
+        self._steps: int = resumed.get("timed_steps", 0)
         self._chunk = 1
-        self.seconds = 0.0
+        self.seconds: float = resumed.get("seconds", 0.0)
         self.first_step_at: float | None = None
 
     @property
@@ -193,16 +298,25 @@ class _Clock:
         """Examples per second so far."""
         return self._steps * self._batch_size / self.seconds if self.seconds else 0.0
 
+    @property
+    def compile_seconds(self) -> float:
+        """Time that this clock saw compilation take."""
+        return self._feed.chunk.compile_seconds - self._compiled_before
+
+    def metadata(self) -> dict[str, Any]:
+        """What a clock needs to continue this one."""
+        return {"seconds": self.seconds, "timed_steps": self._steps}
+
     def chunk_steps(self) -> int:
         """How many steps to ask for next; starts the clock."""
-        self._compiled = self._feed.chunk.compile_seconds
+        self._compiled = self.compile_seconds
         self._start = time.perf_counter()
         return self._chunk
 
     def tick(self, done: int) -> None:
         """Counts `done` steps since `chunk_steps`."""
         elapsed = time.perf_counter() - self._start
-        elapsed -= self._feed.chunk.compile_seconds - self._compiled
+        elapsed -= self.compile_seconds - self._compiled
         self._steps += done
         self.seconds += elapsed
         self.first_step_at = self.first_step_at or time.time()
@@ -217,7 +331,10 @@ def _prepared(
 ) -> Iterator[Callable[[Any], dict[str, float]]]:
     """Compiles the evaluation beside the training step; yields the evaluation."""
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.variables
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        state.variables,
     )
     thread = threading.Thread(target=evaluator.prepare, args=(shapes, data.test.images))
     thread.start()
@@ -249,7 +366,10 @@ def _read(sums: feeding.Sums) -> tuple[dict[str, float], int, int]:
 
 
 def _means(totals: Mapping[str, float], count: int) -> dict[str, float]:
-    return {name: total / max(count, 1) for name, total in totals.items()}
+    """NaN where nothing was counted."""
+    return {
+        name: total / count if count else math.nan for name, total in totals.items()
+    }
 
 
 def _prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -272,20 +392,6 @@ def _waited(records: Sequence[Record], patience: int | None) -> bool:
         return False
     accuracies = [record["test_accuracy"] for record in records]
     return max(accuracies[-patience:]) <= max(accuracies[:-patience])
-
-
-def _diverged(
-    bad: int, learning_rate: optax.Schedule, checkpoints: Checkpoints | None
-) -> errors.DivergedError:
-    last = checkpoints.latest() if checkpoints is not None else None
-    saved = "no checkpoint was saved before it"
-    if last is not None:
-        saved = f"the last good checkpoint is that of step {last}"
-    return errors.DivergedError(
-        f"the loss at step {bad} is not finite (learning rate "
-        f"{_at(learning_rate, bad):.3g}); {saved}. Use a lower --learning-rate, or "
-        "--on-nan skip to leave such steps out"
-    )
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
 """Progress for people: a live bar on a terminal, plain lines anywhere else."""
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 # A log file gets a line this often, besides one an epoch.
@@ -23,13 +24,14 @@ class Progress:
         self, epochs: int, steps: int, *, stream: TextIO | None = None
     ) -> None:
         self._epochs, self._steps = epochs, steps
-        self._stream = stream or sys.stderr
+        self._stream = _Lenient(stream or sys.stderr)
         self._bar: Any = None
         self._task: Any = None
         self._said = time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> "Progress":
-        if self._stream.isatty():
+        if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
             from rich import console, progress
 
             self._bar = progress.Progress(
@@ -37,7 +39,7 @@ class Progress:
                 progress.BarColumn(bar_width=24),
                 progress.TextColumn("{task.fields[text]}"),
                 progress.TimeRemainingColumn(compact=True),
-                console=console.Console(file=self._stream),
+                console=console.Console(file=self._stream),  # type: ignore[arg-type]
                 transient=True,
             )
             self._task = self._bar.add_task(
@@ -61,18 +63,20 @@ class Progress:
             rate: examples per second.
             metrics: means over the epoch so far.
         """
+        done = epoch * self._steps + step
         numbers = " ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         text = f"{numbers} {rate:,.0f} examples/s"
+        left = self._left(done)
         if self._bar is not None:
             self._bar.update(
                 self._task,
-                completed=epoch * self._steps + step,
+                completed=done,
                 epoch=f"{epoch + 1}/{self._epochs}",
                 text=text,
             )
         elif time.monotonic() - self._said > PLAIN_SECONDS:
             place = f"epoch {epoch + 1}/{self._epochs} step {step}/{self._steps}"
-            self.say(f"{place} {text}")
+            self.say(f"{place} {text}{left}")
 
     def say(self, text: str) -> None:
         """Prints a line that stays."""
@@ -80,16 +84,70 @@ class Progress:
         if self._bar is not None:
             self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
             return
-        say(text, self._stream)
+        print(text, file=self._stream, flush=True)
+
+    def _left(self, done: int) -> str:
+        """The time left at the pace since the first report, once there is a pace."""
+        now = time.monotonic()
+        self._first = self._first or (done, now)
+        before, begun = self._first
+        if done == before:
+            return ""
+        seconds = (now - begun) / (done - before) * (self._epochs * self._steps - done)
+        minutes, seconds = divmod(round(seconds), 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+        return f" {clock}:{seconds:02} left"
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Prints a line to standard output (or `stream`), whether or not it is read.
+def say(text: str) -> None:
+    """Prints a line to standard output, whether or not it is read.
 
-    A reader that leaves (`| head`) does not end the run, which goes on for its files.
+    A reader that leaves (`| head`), a full disk or a closed stream does not end the
+    run, which goes on for its files.
     """
-    target = sys.stdout if stream is None else stream
-    try:
-        print(text, file=target, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+    print(text, file=_Lenient(sys.stdout), flush=True)
+
+
+def say_error(text: str) -> None:
+    """Prints a line to standard error, whether or not it is read."""
+    print(text, file=_Lenient(sys.stderr), flush=True)
+
+
+class _Lenient:
+    """A text stream that drops what cannot be written, and all if it is None."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(ValueError):  # it is closed
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def write(self, text: str) -> None:
+        if self._stream is not None:
+            shown = text.encode(self.encoding, "backslashreplace")
+            with self._dropping():
+                self._stream.write(shown.decode(self.encoding))
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with self._dropping():
+                self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError:  # it is closed
+            pass
+        except OSError:
+            # What it still holds would fail again at exit, and spoil the exit code.
+            assert self._stream is not None
+            with (
+                contextlib.suppress(OSError, ValueError),
+                open(os.devnull, "w") as nowhere,
+            ):
+                os.dup2(nowhere.fileno(), self._stream.fileno())

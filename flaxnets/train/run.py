@@ -1,6 +1,5 @@
 """The folder that a run leaves: config, metrics, results; locked while in use."""
 
-import errno
 import fcntl
 import json
 import math
@@ -9,13 +8,16 @@ import shutil
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from types import MappingProxyType
+from typing import Any, BinaryIO
 
-from flaxnets import errors
+import flaxnets
+from flaxnets import errors, files
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 _LOCK = "lock"
+_VERSION = "flaxnets"
 
 # What a run may write; `overwrite` removes these and nothing else.
 OWN = (
@@ -31,30 +33,35 @@ OWN = (
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The stored config of a run.
+    """The stored config of a run, with the version that began it as `flaxnets`.
 
     Raises:
         RunFolderError: there is none, or it is damaged.
     """
     path = directory / CONFIG
     try:
-        return json.loads(path.read_bytes())
+        return dict(json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise errors.RunFolderError(
             f"{directory}: there is no run here ({CONFIG} is missing); name the folder "
             "of a run"
         ) from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise errors.RunFolderError(
             f"{path}: damaged ({error}); restore it, or begin a new run elsewhere"
         ) from None
 
 
 class RunFolder:
-    """An open run folder; a context manager. Made by `RunFolder.open`."""
+    """An open run folder; a context manager. Made by `RunFolder.open`.
 
-    def __init__(self, directory: Path, lock: TextIO) -> None:
+    Attributes:
+        resumed: whether it goes on with a run; False if one begins.
+    """
+
+    def __init__(self, directory: Path, lock: BinaryIO) -> None:
         self._directory, self._lock = directory, lock
+        self.resumed = False
 
     @classmethod
     def open(
@@ -64,18 +71,24 @@ class RunFolder:
         *,
         resume: bool = False,
         overwrite: bool = False,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
     ) -> "RunFolder":
         """Opens a folder for a run, before anything is trained.
+
+        A folder where nothing has been trained holds no run, even if a config is
+        there.
 
         Args:
             directory: made if absent.
             config: what the run is; stored, and compared at a resume.
-            resume: go on with the run that is there.
+            resume: go on with the run that is there; without one, begin it.
             overwrite: remove the run that is there first.
+            defaults: values that options had before they existed, for resuming runs
+                of an older flaxnets.
 
         Raises:
-            RunFolderError: cannot be written, is in use, holds a run already, holds
-                none to resume, or one with another config.
+            RunFolderError: cannot be written, is in use, holds a run already, or one
+                with another config.
         """
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -87,7 +100,7 @@ class RunFolder:
             ) from None
         folder = cls(directory, lock)
         try:
-            folder._begin(config, resume, overwrite)
+            folder._begin(config, resume, overwrite, defaults)
         except BaseException:
             lock.close()
             raise
@@ -97,7 +110,7 @@ class RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        (self._directory / _LOCK).unlink(missing_ok=True)
+        self._lock.truncate(0)
         self._lock.close()
 
     def path(self, name: str) -> Path:
@@ -106,7 +119,7 @@ class RunFolder:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends a line to metrics.jsonl; a number that is not finite becomes null."""
-        with self._writing(METRICS), self.path(METRICS).open("a") as file:
+        with files.writing(self.path(METRICS)), self.path(METRICS).open("a") as file:
             file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
 
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
@@ -127,85 +140,86 @@ class RunFolder:
         """Writes a file of JSON, whole or not at all."""
         self._replace(name, json.dumps(_finite(content), indent=1, allow_nan=False))
 
-    def _begin(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+    def _begin(
+        self,
+        config: Mapping[str, Any],
+        resume: bool,
+        overwrite: bool,
+        defaults: Mapping[str, Any],
+    ) -> None:
         here = self._directory
-        held = [name for name in OWN if self.path(name).exists()]
-        if resume:
-            self._compare(config)
+        held = [name for name in OWN if name != CONFIG and _holds(self.path(name))]
+        if held and resume:
+            self._compare(config, defaults)
+            self.resumed = True
             return
         if held and not overwrite:
             raise errors.RunFolderError(
                 f"{here} holds a run already ({', '.join(held)}); go on with it "
                 "(--resume), replace it (--overwrite), or choose another folder (--out)"
             )
-        for name in held:
-            path = self.path(name)
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.write_json(CONFIG, config)
+        with files.writing(here):
+            for path in map(self.path, OWN):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.write_json(CONFIG, {_VERSION: flaxnets.__version__, **config})
 
-    def _compare(self, config: Mapping[str, Any]) -> None:
+    def _compare(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         stored = read_config(self._directory)
+        version = stored.pop(_VERSION, None)
+        begun_by = f"flaxnets {version}" if version else "an older flaxnets"
         given = json.loads(json.dumps(config))
+        stored = {**json.loads(json.dumps(dict(defaults))), **stored}
+        if unknown := [name for name in given if name not in stored]:
+            raise errors.RunFolderError(
+                f"{self._directory}: the run to resume was begun by {begun_by}, which "
+                f"had no option {', '.join(unknown)}; resume it with that version, or "
+                "choose another --out"
+            )
         changed = [
-            f"{name} is {given.get(name)!r}, was {stored.get(name)!r}"
-            for name in {**stored, **given}
-            if stored.get(name) != given.get(name)
+            f"{name} is {given.get(name)!r}, was {value!r}"
+            for name, value in stored.items()
+            if given.get(name) != value
         ]
         if changed:
             raise errors.RunFolderError(
-                f"{self._directory}: the run to resume was begun with other options: "
-                f"{'; '.join(changed)}. Give the same options, or choose another --out"
+                f"{self._directory}: the run to resume was begun with other options "
+                f"(by {begun_by}): {'; '.join(changed)}. Give the same options, or "
+                "choose another --out"
             )
 
     def _replace(self, name: str, text: str) -> None:
-        with self._writing(name):
-            fresh = self.path(f".{name}.new")
-            with fresh.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(fresh, self.path(name))
-
-    def _writing(self, name: str) -> "_Writing":
-        return _Writing(self.path(name))
+        with files.replacing(self.path(name)) as fresh:
+            fresh.write_text(text)
 
 
-class _Writing:
-    """Turns an OSError of a write into a message with the file and free space."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, OSError):
-            hint = ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                free = shutil.disk_usage(self._path.parent).free
-                hint = f"; {free:,} bytes are free, free some and resume"
-            raise errors.RunFolderError(
-                f"{self._path}: cannot be written ({error.strerror}){hint}"
-            ) from None
+def _holds(path: Path) -> bool:
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.exists() and path.stat().st_size > 0
 
 
-def _lock(directory: Path) -> TextIO:
-    """Takes the folder's lock; the kernel lets go of a dead process's."""
-    lock = (directory / _LOCK).open("a+")
+def _lock(directory: Path) -> BinaryIO:
+    """Takes the folder's lock; the kernel lets go of a dead process's.
+
+    The file stays: were it removed, two processes could each lock another file of its
+    name.
+    """
+    lock = (directory / _LOCK).open("a+b", buffering=0)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     except BlockingIOError:
         lock.seek(0)
-        holder = lock.read().strip() or "another process"
+        holder = lock.read().decode(errors="replace").strip() or "another process"
         lock.close()
         raise errors.RunFolderError(
             f"{directory} is in use by {holder}; wait for it, stop it, or choose "
             "another folder with --out"
         ) from None
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
+    except OSError:
+        lock.close()
+        raise
     return lock
 
 

@@ -93,7 +93,7 @@ def make_step(
         optimizer: any optax transformation; it sees the trainable leaves only.
         frozen: globs of parameter names that are not trained.
         skip_nonfinite: leave the whole state but `step` unchanged where the loss or a
-            gradient is not finite.
+            gradient is not finite; the loss among the metrics is then NaN.
 
     Raises:
         ArgumentError: (when the step is traced) a glob matches nothing, or everything.
@@ -131,6 +131,7 @@ def make_step(
                     for name in ("params", "statistics", "optimizer")
                 }
             )
+            metrics = {**metrics, "loss": jnp.where(finite, metrics["loss"], jnp.nan)}
         return after, metrics
 
     return step

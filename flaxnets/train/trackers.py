@@ -1,6 +1,7 @@
 """Records sent on to TensorBoard or Weights & Biases, when a run asks for it."""
 
 import contextlib
+import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,22 @@ from typing import Any
 from flaxnets import errors
 
 Track = Callable[[Mapping[str, Any]], None]
+
+# Each package's option on the command line, and the extra that installs it.
+_OPTIONS = {
+    "tensorboardX": ("--tensorboard", "tensorboard"),
+    "wandb": ("--wandb", "wandb"),
+}
+
+
+def require(package: str) -> None:
+    """Raises ArgumentError where `tensorboardX` or `wandb` is not installed."""
+    if importlib.util.find_spec(package) is None:
+        option, extra = _OPTIONS[package]
+        raise errors.ArgumentError(
+            f"{option} needs the package {package}, which is not installed; run: "
+            f'pip install -e ".[{extra}]"'
+        )
 
 
 @contextlib.contextmanager
@@ -17,10 +34,9 @@ def tensorboard(folder: Path) -> Iterator[Track]:
     Raises:
         ArgumentError: tensorboardX is not installed.
     """
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise _missing("--tensorboard", "tensorboardX", "tensorboard") from None
+    require("tensorboardX")
+    from tensorboardX import SummaryWriter
+
     writer = SummaryWriter(str(folder))
 
     def track(record: Mapping[str, Any]) -> None:
@@ -43,10 +59,9 @@ def weights_and_biases(folder: Path, config: Mapping[str, Any]) -> Iterator[Trac
     Raises:
         ArgumentError: wandb is not installed.
     """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise _missing("--wandb", "wandb", "wandb") from None
+    require("wandb")
+    import wandb  # pyright: ignore[reportMissingImports]
+
     run = wandb.init(project="flaxnets", dir=str(folder), config=dict(config))
 
     def track(record: Mapping[str, Any]) -> None:
@@ -64,10 +79,3 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
         for name, value in record.items()
         if isinstance(value, int | float) and name != "step"
     }
-
-
-def _missing(option: str, package: str, extra: str) -> errors.ArgumentError:
-    return errors.ArgumentError(
-        f"{option} needs the package {package}, which is not installed; run: "
-        f'pip install -e ".[{extra}]"'
-    )

@@ -180,6 +180,7 @@ def test_rotation_fades_into_zeros_at_the_rim() -> None:
     [
         (lambda: augmentation.shift(-1), "shift is -1"),
         (lambda: augmentation.crop(0), "crop is 0 pixels"),
+        (lambda: augmentation.crop(4, padding=-1), "padding is -1"),
         (lambda: augmentation.cutout(0), "cutout is 0 pixels"),
         (lambda: augmentation.flip(1.5), "probability is 1.5"),
         (lambda: augmentation.crop(20)(KEY, IMAGES), "crop of 20.*9x8"),

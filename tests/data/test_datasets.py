@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flaxnets import data, errors
-from flaxnets.data import arrays, official
+from flaxnets.data import official
 
 
 def arrays_of_npz(count: int = 8) -> dict[str, np.ndarray]:
@@ -52,6 +52,9 @@ LABELS = arrays_of_npz()["y_train"]
         ({"x_test": np.zeros((0, 6, 6), np.uint8)}, "0 images"),
         ({"x_train": np.zeros((8, 36), np.uint8)}, r"uint8\[8, 36\]"),
         ({"y_train": LABELS * 0, "y_test": np.zeros(3, int)}, "2 classes or more"),
+        ({"x_test": np.zeros((3, 8, 6), np.uint8)}, r"\[6, 6, 1\].*\[8, 6, 1\]"),
+        ({"x_test": np.zeros((3, 6, 6, 3), np.uint8)}, r"\[6, 6, 1\].*\[6, 6, 3\]"),
+        ({"y_train": LABELS + 2 * 10**9}, "a label is 2000000003.*8 examples"),
     ],
 )
 def test_unusable_arrays_are_named(tmp_path, changes, message) -> None:
@@ -93,6 +96,36 @@ def test_what_is_no_npz_is_said(tmp_path, content, message) -> None:
     (tmp_path / "x.npz").write_bytes(content)
     with pytest.raises(errors.DataError, match=message):
         data.load(str(tmp_path / "x.npz"))
+
+
+def test_flipped_bytes_are_reported_as_nothing_but_data_errors(tmp_path: Path) -> None:
+    """Any byte changed at random: read, or refused in one line that names the file."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "mine.npz"
+    # Long enough that headers are parsed before the check sum of the whole is known.
+    np.savez_compressed(path, **arrays_of_npz(count=300))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    headers = rng.integers(0, 160, 200)
+    refused = 0
+    for place in [*headers, *rng.integers(0, len(whole), 400)]:
+        content = whole.copy()
+        content[place] ^= rng.integers(1, 256, dtype=np.uint8)
+        path.write_bytes(content.tobytes())
+        try:
+            data.load(str(path))
+        except errors.DataError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            refused += 1
+    assert refused > 400
+
+
+def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "mine.npz")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"y_train.npy") + 150] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(errors.DataError, match="mine.npz: y_train cannot be read.*CRC"):
+        data.load(str(path))
 
 
 def test_a_missing_array_is_named(tmp_path: Path) -> None:
@@ -175,11 +208,50 @@ def test_auto_takes_mnist_from_the_data_folder(nothing_at_hand, monkeypatch) -> 
     assert str(nothing_at_hand) in dataset.source
 
 
+FASHION = official.SOURCES["fashion_mnist"].class_names
+
+
+def test_the_data_folders_own_files_are_mnist_and_nothing_else(
+    nothing_at_hand, monkeypatch, write_idx
+) -> None:
+    folder = write_idx(nothing_at_hand / "files", count=12)
+    monkeypatch.setenv("FLAXNETS_DATA", str(folder))
+    source = official.SOURCES["fashion_mnist"]._replace(base="http://127.0.0.1:9/")
+    monkeypatch.setitem(official.SOURCES, "fashion_mnist", source)
+    assert data.load("mnist").class_names == tuple("0123456789")
+    with pytest.raises(errors.DownloadError, match="could not be fetched"):
+        data.load("fashion_mnist")
+    write_idx(folder / "fashion_mnist", count=15)
+    fashion = data.load("fashion_mnist")
+    assert len(fashion.train.labels) == 15 and fashion.class_names == FASHION
+    write_npz(folder / "fashion_mnist.npz")
+    fashion = data.load("fashion_mnist")
+    assert len(fashion.train.labels) == 8 and fashion.class_names == FASHION
+
+
+def test_labels_beyond_the_published_classes_are_refused(
+    nothing_at_hand, monkeypatch
+) -> None:
+    write_npz(nothing_at_hand / "mnist.npz", y_train=np.arange(8) + 3)
+    monkeypatch.setenv("FLAXNETS_DATA", str(nothing_at_hand))
+    with pytest.raises(errors.DataError, match="example 7 is 10, expected 0 to 9"):
+        data.load("mnist")
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "auto"])
+def test_a_data_folder_that_is_not_there_is_named(tmp_path, monkeypatch, name) -> None:
+    monkeypatch.setenv("FLAXNETS_DATA", str(tmp_path / "absent"))
+    with pytest.raises(errors.DataError, match=f"FLAXNETS_DATA is {tmp_path}/absent"):
+        data.load(name)
+
+
+def test_a_folder_is_named_as_it_is_called_wherever_one_stands(
+    tmp_path, monkeypatch, write_idx
+) -> None:
+    monkeypatch.chdir(write_idx(tmp_path / "shapes"))
+    assert data.load(".").name == "shapes"
+
+
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(errors.ArgumentError, match="did you mean fashion_mnist"):
         data.load("fashion-mnist")
-
-
-def test_labels_are_checked_without_a_class_count() -> None:
-    with pytest.raises(errors.DataError, match="example 1 is -3"):
-        arrays.check_labels("here", np.array([0, -3]), None)

@@ -195,3 +195,22 @@ def test_two_processes_share_one_download(tmp_path: Path) -> None:
 def test_an_unwritable_cache_names_the_variable() -> None:
     with pytest.raises(errors.DownloadError, match="set FLAXNETS_CACHE"):
         download.fetch("http://127.0.0.1:9/x", Path("/proc/none/x"), SHA256, 1)
+
+
+def test_a_full_disk_is_named_and_not_tried_again(tmp_path: Path) -> None:
+    (tmp_path / "file.gz.part").symlink_to("/dev/full")
+    with (
+        serving(whole) as (url, ranges),
+        pytest.raises(errors.DownloadError, match=f"{tmp_path}: .*No space left"),
+    ):
+        fetch(url, tmp_path / "file.gz")
+    assert len(ranges) == 1
+
+
+def test_as_many_attempts_as_asked_for(tmp_path: Path) -> None:
+    with (
+        serving(lambda handler, _: send(handler, b"", 503)) as (url, ranges),
+        pytest.raises(errors.DownloadError, match="status 503"),
+    ):
+        download.fetch(url, tmp_path / "file.gz", SHA256, len(CONTENT), attempts=1)
+    assert len(ranges) == 1

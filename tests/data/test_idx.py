@@ -35,6 +35,7 @@ def test_reads_what_was_written(tmp_path: Path, name: str) -> None:
         (b"", "begins with bytes"),
         (b"<!doctype html>", "expected an IDX file"),
         (encoded(kind=0x0D), "0000 08"),
+        (bytes([0, 0, 8, 200]) + bytes([0, 0, 0, 1] * 200) + b"x", "1 to 4"),
         (encoded()[:10], "ends within its header"),
         (encoded()[:-1], "holds 23 bytes of values, expected 24"),
         (encoded() + b"x", "holds more bytes of values, expected 24"),
@@ -48,6 +49,11 @@ def test_damage_names_the_file(tmp_path, name, content, message) -> None:
         idx.read(path)
 
 
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataError, match=f"{tmp_path}: cannot be read"):
+        idx.read(tmp_path)
+
+
 def test_cut_off_gzip_names_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, encoded(), "file.gz")
     path.write_bytes(path.read_bytes()[:-12])
@@ -55,31 +61,24 @@ def test_cut_off_gzip_names_the_file(tmp_path: Path) -> None:
         idx.read(path)
 
 
-def write_folder(folder: Path, count: int = 6) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (count, 5, 5)).astype(np.uint8)
-    labels = (np.arange(count) % 3).astype(np.uint8)
-    for name in idx.FILES:
-        write(folder, encoded(images if "images" in name else labels), name)
-
-
-def test_a_folder_of_four_files_is_a_data_set(tmp_path: Path) -> None:
-    write_folder(tmp_path)
+def test_a_folder_of_four_files_is_a_data_set(tmp_path: Path, write_idx) -> None:
+    write_idx(tmp_path)
     dataset = idx.load_folder(tmp_path, "mine")
-    assert dataset.train.images.shape == (6, 5, 5, 1)
+    assert dataset.train.images.shape == (12, 5, 5, 1)
     assert dataset.test.labels.dtype == np.int32
     assert dataset.class_names == ("0", "1", "2")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    write_folder(tmp_path)
+def test_a_missing_file_is_named(tmp_path: Path, write_idx) -> None:
+    write_idx(tmp_path)
     (tmp_path / idx.FILES[2]).unlink()
     assert not idx.is_folder(tmp_path)
     with pytest.raises(errors.DataError, match=f"{idx.FILES[2]} .* is missing"):
         idx.load_folder(tmp_path, "mine")
 
 
-def test_counts_that_differ_are_named(tmp_path: Path) -> None:
-    write_folder(tmp_path)
+def test_counts_that_differ_are_named(tmp_path: Path, write_idx) -> None:
+    write_idx(tmp_path)
     write(tmp_path, encoded(np.zeros(5, np.uint8)), idx.FILES[1])
-    with pytest.raises(errors.DataError, match="6 images and 5 labels"):
+    with pytest.raises(errors.DataError, match="12 images and 5 labels"):
         idx.load_folder(tmp_path, "mine")

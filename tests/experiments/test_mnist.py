@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from experiments import mnist
 from flaxnets import data
 from flaxnets.train import Checkpoints
 
@@ -111,6 +112,86 @@ def test_interrupted_and_resumed_ends_bit_equal(run, tmp_path, request_stop) -> 
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
+def test_streamed_data_give_the_same_run(run: Path, tmp_path: Path) -> None:
+    done = study(
+        *TRAIN, "--epochs", 3, "--out", tmp_path / "run", "--device-limit-mb", 0
+    )
+    assert done.returncode == 0, done.stderr
+    whole, streamed = parameters(run), parameters(tmp_path / "run")
+    for name, value in whole.items():
+        np.testing.assert_array_equal(value, streamed[name], err_msg=name)
+
+
+def test_one_command_begins_and_goes_on(run: Path, tmp_path: Path) -> None:
+    """`--resume` begins a run where there is none; a finished one stays as it is."""
+    folder = tmp_path / "run"
+    command = [*TRAIN, "--epochs", 3, "--out", folder, "--resume"]
+    assert study(*command).returncode == 0
+    before = json.loads((folder / "result.json").read_text())
+    (folder / "report.html").unlink()
+    again = study(*command)
+    assert again.returncode == 0, again.stderr
+    assert "resuming at step 66" in again.stdout
+    after = json.loads((folder / "result.json").read_text())
+    for name in ("steps", "train_seconds", "examples_per_second", "test_accuracy"):
+        assert after[name] == before[name]
+    assert (folder / "report.html").exists()
+    for name, value in parameters(run).items():
+        np.testing.assert_array_equal(value, parameters(folder)[name], err_msg=name)
+
+
+def test_divergence_is_one_line_and_no_result(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    done = study(
+        *(*TRAIN, "--epochs", 2, "--out", folder, "--optimizer", "sgd"),
+        *("--schedule", "constant", "--learning-rate", 1e30),
+    )
+    assert done.returncode == 1
+    assert re.search(
+        r"error: the loss at step \d+ is not finite \(learning rate 1e\+30\); no "
+        r"checkpoint was saved before it",
+        done.stderr,
+    )
+    assert "Traceback" not in done.stderr
+    assert not (folder / "result.json").exists()
+
+
+def test_the_resume_command_repeats_what_was_asked_for() -> None:
+    config = mnist.Config(
+        dataset="digits", epochs=3, wandb=True, out=Path("a b"), resume=True
+    )
+    assert mnist.resume_command(config, Path("a b")) == (
+        "python -m experiments.mnist --dataset digits --epochs 3 --wandb "
+        "--out 'a b' --resume"
+    )
+
+
+def test_runs_begun_together_get_a_folder_each(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [mnist.run_directory(mnist.Config()) for _ in range(3)]
+    assert [path.name for path in found] == ["mnist-001", "mnist-002", "mnist-003"]
+    assert mnist.run_directory(mnist.Config(resume=True)).name == "mnist-003"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "code", "message"),
+    [
+        ("best", 0, ""),
+        ("66", 0, ""),
+        ("65", 1, "no checkpoint of step 65; the steps that exist are"),
+        ("newest", 1, "--checkpoint is 'newest'"),
+    ],
+)
+def test_predicts_with_the_checkpoint_asked_for(
+    run: Path, tmp_path: Path, checkpoint: str, code: int, message: str
+) -> None:
+    path = tmp_path / "digit.png"
+    Image.fromarray(data.load("digits").test.images[0, ..., 0]).save(path)
+    done = study("predict", "--run", run, "--checkpoint", checkpoint, path)
+    assert done.returncode == code
+    assert message in done.stderr
+
+
 def test_predicts_digits_from_pictures(run: Path, tmp_path: Path) -> None:
     test = data.load("digits").test
     paths, truth = [], []
@@ -145,9 +226,15 @@ def test_predicts_digits_from_pictures(run: Path, tmp_path: Path) -> None:
         (["--batch-size", "5000"], "batch_size is 5000.*1442"),
         (["--dropout", "1.5"], "--dropout is 1.5"),
         (["--rotation", "-5"], "rotation is -5.0 degrees"),
+        (["--patience", "0"], "--patience is 0"),
+        (["--seed", "-1"], "--seed is -1"),
+        (["--seed", str(10**30)], "--seed is 1000.*below 4,294,967,296"),
+        (["--device-limit-mb", "-1"], "--device-limit-mb is -1"),
+        (["--resume", "--overwrite"], "give one of them"),
         (["--dataset", "gone.npz"], "gone.npz: no such file"),
         (["--device", "tpu"], "--device tpu: no such device.*[Cc]pu"),
         (["predict", "--run", "gone", "x.png"], "gone: there is no run"),
+        (["predict", "--run", "gone"], "no picture"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments, message, tmp_path) -> None:

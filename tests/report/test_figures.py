@@ -1,5 +1,6 @@
 """Figures carry the right numbers, names and pixels, and leave no trace."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -291,3 +292,34 @@ def test_needs_no_display_and_no_pyplot(tmp_path: Path) -> None:
         check=True,
     )
     assert (tmp_path / "kernels.png").stat().st_size > 1000
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from flaxnets import errors
+from flaxnets.report import figures
+path = Path(sys.argv[1])
+figure = figures.confusion(np.eye(2, dtype=int), ["a", "b"])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+try:
+    figures.save(figure, path)
+except errors.RunFolderError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_the_old_figure_stays(tmp_path: Path) -> None:
+    path = tmp_path / "figure.png"
+    path.write_text("old")
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"{path}: cannot be written \(.*File too large.*\).*\n", done.stdout
+    )
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,11 +1,14 @@
 """The report is one file that shows text as text."""
 
 import base64
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from flaxnets import errors
 from flaxnets.report import html
 
 NASTY = "<script>alert('1')</script> & \"quotes\""
@@ -93,3 +96,36 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path) -> None:
             sections=[html.Section("a", "", tmp_path / "absent.png")],
         )
     assert "<h1>old</h1>" in path.read_text()
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from flaxnets import errors
+from flaxnets.report import html
+path = Path(sys.argv[1])
+html.write(path, "old", summary={}, sections=[])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+try:
+    html.write(path, "new", summary={}, sections=[])
+except errors.RunFolderError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_the_old_page_stays(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{path}: cannot be written (File too large); " in done.stdout
+    assert "<h1>old</h1>" in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "absent" / "report.html"
+    with pytest.raises(errors.RunFolderError, match=f"{path}: cannot be written"):
+        html.write(path, "new", summary={}, sections=[])

@@ -46,3 +46,8 @@ def test_block_characters_only_where_the_stream_has_them(encoding, plain) -> Non
         check=True,
     )
     assert done.stdout.strip() == str(plain)
+
+
+def test_without_standard_output_bars_are_plain(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert terminal.plain_only()

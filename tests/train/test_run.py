@@ -1,13 +1,16 @@
 """The run folder: refused before anything is lost, locked, resumed as it was."""
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import flaxnets
 from flaxnets import errors
 from flaxnets.train import RunFolder, read_config
 
@@ -28,11 +31,38 @@ def test_metrics_of_later_steps_and_a_torn_line_are_dropped(tmp_path) -> None:
     assert [json.loads(line)["loss"] for line in lines] == [1.0, 0.5, None]
 
 
+def begin(directory: Path, config: dict[str, Any]) -> None:
+    """Begins a run that trains one step."""
+    with RunFolder.open(directory, config) as folder:
+        folder.log({"step": 1})
+
+
 def test_a_folder_that_holds_a_run_is_refused_with_the_choices(tmp_path) -> None:
-    with RunFolder.open(tmp_path, CONFIG):
-        pass
+    begin(tmp_path, CONFIG)
     with pytest.raises(errors.RunFolderError, match="--resume.*--overwrite.*--out"):
         RunFolder.open(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_where_nothing_was_trained_a_run_begins(tmp_path, resume: bool) -> None:
+    for place in (tmp_path / "absent", tmp_path / "config"):
+        for seed in (0, 1):
+            with RunFolder.open(place, {"seed": seed}, resume=resume) as folder:
+                assert not folder.resumed
+                # What a trainer makes before its first step.
+                folder.path("checkpoints").mkdir(exist_ok=True)
+                folder.truncate_metrics(0)
+            assert read_config(place)["seed"] == seed
+
+
+def test_one_command_starts_and_restarts(tmp_path) -> None:
+    resumed = []
+    for step in (1, 2, 3):
+        with RunFolder.open(tmp_path, CONFIG, resume=True) as folder:
+            resumed.append(folder.resumed)
+            folder.log({"step": step})
+    assert resumed == [False, True, True]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def test_overwrite_removes_the_run_and_nothing_else(tmp_path) -> None:
@@ -47,15 +77,46 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path) -> None:
 
 
 def test_resume_with_other_options_names_them(tmp_path) -> None:
-    with RunFolder.open(tmp_path, CONFIG):
-        pass
+    begin(tmp_path, CONFIG)
     with pytest.raises(errors.RunFolderError, match="learning_rate is 0.2, was 0.1"):
         RunFolder.open(tmp_path, {**CONFIG, "learning_rate": 0.2}, resume=True)
 
 
-def test_nothing_to_resume_is_said(tmp_path) -> None:
-    with pytest.raises(errors.RunFolderError, match="no run here"):
-        RunFolder.open(tmp_path / "empty", CONFIG, resume=True)
+def test_the_config_tells_which_version_began_the_run(tmp_path) -> None:
+    begin(tmp_path, CONFIG)
+    assert read_config(tmp_path) == {"flaxnets": flaxnets.__version__, **CONFIG}
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [({"flaxnets": "0.0.9"}, "flaxnets 0.0.9"), ({}, "an older flaxnets")],
+)
+def test_a_run_of_an_older_version_is_resumed_or_named(tmp_path, version, name) -> None:
+    begin(tmp_path, CONFIG)
+    (tmp_path / "config.json").write_text(json.dumps({**version, **CONFIG}))
+    options = {**CONFIG, "rotation": 5.0}
+    for defaults in ({}, {"zoom": 0.0}):
+        with pytest.raises(errors.RunFolderError, match=f"begun by {name}, which had"):
+            RunFolder.open(tmp_path, options, resume=True, defaults=defaults)
+    with pytest.raises(errors.RunFolderError, match="rotation is 5.0, was 0.0"):
+        RunFolder.open(tmp_path, options, resume=True, defaults={"rotation": 0.0})
+    options["rotation"] = 0.0
+    with RunFolder.open(
+        tmp_path, options, resume=True, defaults={"rotation": 0.0}
+    ) as folder:
+        assert folder.resumed
+
+
+def test_a_run_with_a_damaged_or_absent_config_is_not_resumed(tmp_path) -> None:
+    begin(tmp_path, CONFIG)
+    path = tmp_path / "config.json"
+    for content in ("{", "7", "\0"):
+        path.write_text(content)
+        with pytest.raises(errors.RunFolderError, match="config.json: damaged"):
+            RunFolder.open(tmp_path, CONFIG, resume=True)
+    path.unlink()
+    with pytest.raises(errors.RunFolderError, match="config.json is missing"):
+        RunFolder.open(tmp_path, CONFIG, resume=True)
 
 
 def test_a_file_or_unwritable_place_is_refused(tmp_path) -> None:
@@ -87,5 +148,49 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not(tmp_path) -> No
         ):
             RunFolder.open(tmp_path, {}, overwrite=True)
         holder.kill()
+    # The dead process's name is still in the file.
+    assert str(holder.pid) in (tmp_path / "lock").read_text()
     with RunFolder.open(tmp_path, {}, overwrite=True):
         pass
+
+
+def test_a_lock_outlives_the_owner_before(tmp_path) -> None:
+    """Whoever waits on the file of a run that ends still shares it with the next."""
+    with RunFolder.open(tmp_path, {}):
+        waiting = (tmp_path / "lock").open()
+    with waiting, RunFolder.open(tmp_path, {}), pytest.raises(BlockingIOError):
+        fcntl.flock(waiting, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from flaxnets import errors
+from flaxnets.train import RunFolder
+with RunFolder.open(Path(sys.argv[1]), {}) as folder:
+    folder.write_json("result.json", ["old"])
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    for write in (
+        lambda: folder.write_json("result.json", ["new"] * 1000),
+        lambda: folder.log({"step": 1, "text": "x" * 1000}),
+    ):
+        try:
+            write()
+        except errors.RunFolderError as error:
+            print(error)
+"""
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for name, line in zip(
+        ("result.json", "metrics.jsonl"), done.stdout.splitlines(), strict=True
+    ):
+        assert f"{tmp_path / name}: cannot be written (File too large); " in line
+        assert "bytes are free" in line
+    assert json.loads((tmp_path / "result.json").read_text()) == ["old"]
+    assert not list(tmp_path.glob(".*"))

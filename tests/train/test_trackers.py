@@ -1,4 +1,6 @@
-import builtins
+import importlib.machinery
+import sys
+import types
 
 import pytest
 
@@ -26,6 +28,35 @@ def test_tensorboard_events_hold_the_numbers(tmp_path) -> None:
     assert values == {"epoch": (5, 1.0), "test_accuracy": (5, 0.75)}
 
 
+def test_wandb_gets_config_and_numbers(monkeypatch, tmp_path) -> None:
+    """Against a stand-in that records its calls, since wandb wants an account."""
+    calls = []
+
+    class Run:
+        def log(self, values, step):
+            calls.append(("log", values, step))
+
+        def finish(self):
+            calls.append(("finish",))
+
+    def init(**options):
+        calls.append(("init", options))
+        return Run()
+
+    fake = types.ModuleType("wandb")
+    fake.init = init  # type: ignore[attr-defined]
+    fake.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    with trackers.weights_and_biases(tmp_path, {"seed": 3}) as track:
+        track(RECORD)
+    options = {"project": "flaxnets", "dir": str(tmp_path), "config": {"seed": 3}}
+    assert calls == [
+        ("init", options),
+        ("log", {"epoch": 1.0, "test_accuracy": 0.75}, 5),
+        ("finish",),
+    ]
+
+
 @pytest.mark.parametrize(
     ("open_tracker", "package"),
     [
@@ -34,14 +65,7 @@ def test_tensorboard_events_hold_the_numbers(tmp_path) -> None:
     ],
 )
 def test_a_missing_package_is_named(monkeypatch, tmp_path, open_tracker, package):
-    original = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == package:
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda name: None)
     with (
         pytest.raises(errors.ArgumentError, match=f"{package}.*pip install"),
         open_tracker(tmp_path),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from flaxnets import errors
+from flaxnets import errors, files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +55,13 @@ def styled(draw: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Writes a figure as PNG, 150 pixels an inch."""
-    figure.savefig(path, dpi=150)
+    """Writes a figure as PNG, 150 pixels an inch, whole or not at all.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    with files.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=150, format="png")
 
 
 def figure(width: float, height: float, title: str) -> "Figure":

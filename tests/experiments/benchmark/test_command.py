@@ -1,8 +1,12 @@
 """The benchmark from its command line, at the smallest size."""
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,29 +15,78 @@ from PIL import Image
 ROOT = Path(__file__).parents[3]
 
 
-def benchmark(*arguments: str) -> subprocess.CompletedProcess:
+TINY = (
+    *"mnist --dataset digits --device cpu --rounds 1 --batch-sizes 16".split(),
+    *"--steps 3 --windows 2 --no-race".split(),
+)
+
+
+def benchmark(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "experiments.benchmark", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, env=os.environ | variables
+    )
 
 
 def test_measures_and_leaves_its_results(tmp_path: Path) -> None:
+    """Also where a peer is not installed, which is said and is no failure."""
+    hide = "import sys\n\nsys.modules['keras'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hide)
     done = benchmark(
-        *"mnist --dataset digits --device cpu --rounds 1 --batch-sizes 16".split(),
-        *"--steps 3 --windows 2 --no-race --contenders flaxnets".split(),
-        *("--out", str(tmp_path)),
+        *(*TINY, "--contenders", "flaxnets", "keras-jax", "--out", str(tmp_path)),
+        PYTHONPATH=str(tmp_path),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["complete"]
+    assert result["complete"] and not result["failures"]
+    assert result["skipped"] == {"keras-jax": "keras not installed"}
     row = result["summary"]["steps"]["16"]["rows"]["flaxnets"]
     (steps,) = [o for o in result["outcomes"] if o["kind"] == "steps"]
     assert steps["window_steps"] == 3 and len(steps["window_seconds"]) == 2
     # A step cannot beat the machine's own products and memory.
     assert row["times_floor"] > 1
     assert row["first_step_seconds"]["median"] > row["step_ms"]["median"] / 1e3
-    assert "flaxnets" in (tmp_path / "table.txt").read_text()
+    table = (tmp_path / "table.txt").read_text()
+    assert "flaxnets" in table and "skipped: keras-jax: keras not installed" in table
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.width > 400
+
+
+def test_interrupted_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "experiments.benchmark", *TINY, "--rounds", "99"]
+    process = subprocess.Popen(
+        [*command, "--contenders", "flaxnets", "--out", str(tmp_path)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Its workers' arguments name files there.
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("round 1/99"):
+            break
+    while len(processes_that_name(tmp_path)) < 2:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, complaints = process.communicate()
+    assert (process.returncode, complaints) == (130, "interrupted\n")
+    assert not processes_that_name(tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert not result["complete"]
+    assert "steps" in {outcome["kind"] for outcome in result["outcomes"]}
+    assert not list(tmp_path.glob("benchmark-*"))
+
+
+def processes_that_name(path: Path) -> list[str]:
+    """The processes that have a path in their command line."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if str(path).encode() in line.read_bytes():
+                found.append(line.parent.name)
+    return found
 
 
 @pytest.mark.parametrize(
@@ -42,6 +95,8 @@ def test_measures_and_leaves_its_results(tmp_path: Path) -> None:
         ("minst", "no benchmark 'minst'"),
         ("mnist --round 3", "--rounds"),
         ("mnist --rounds 0", "--rounds is 0"),
+        ("mnist --seed -1", "--seed is -1"),
+        ("mnist --out pyproject.toml", "--out pyproject.toml: a file"),
         ("mnist --batch-sizes 0", "--batch-sizes is (0,)"),
         ("mnist --target 99", "--target is 99"),
         ("mnist --contenders jax", "--contenders jax: unknown"),
