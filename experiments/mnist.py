@@ -58,7 +58,7 @@ RECIPES = {
         10, 16, "adam", 1e-3, "constant", None, None, 0, 0, 0.0, 0.0, 0.0
     ),
     "default": Recipe(
-        10, 128, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 0.0, 0.0, 0.0
+        10, 64, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 10.0, 0.3, 0.0
     ),
 }
 
