@@ -66,6 +66,15 @@ def conv(
         for size, gap in zip(kernel.shape[:rank], spacing, strict=True)
     )
     pairs = padding_pairs(padding, x.shape[1:-1], extent, steps)
+    geometry = products.Geometry(steps, pairs, spacing)
+    padded = tuple(
+        size + sum(pair) for size, pair in zip(x.shape[1:-1], pairs, strict=True)
+    )
+    if any(size < taps for size, taps in zip(padded, extent, strict=True)):
+        raise errors.ArgumentError(
+            f"the window spans {extent} and the padded image only {padded}; give "
+            "larger images, more padding, or a smaller window"
+        )
 
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         image, weights = _LAYOUTS[rank]
@@ -80,7 +89,7 @@ def conv(
         )
 
     def as_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return products.conv(x, kernel, steps, pairs, spacing)
+        return products.conv(x, kernel, geometry)
 
     if groups > 1 or math.prod(kernel.shape[:-1]) > _WINDOW_LIMIT:
         return native(x, kernel)

@@ -9,12 +9,27 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Pairs = tuple[tuple[int, int], ...]
+
+
+class Geometry(NamedTuple):
+    """How a window goes over an image, one entry a spatial dimension."""
+
+    strides: tuple[int, ...]
+    padding: Pairs
+    dilation: tuple[int, ...]
+
+    @property
+    def rest(self) -> "Geometry":
+        """The same without the first dimension."""
+        return Geometry(self.strides[1:], self.padding[1:], self.dilation[1:])
+
 
 # Winograd's form needs this many pixels to be worth its additions.
 _WINOGRAD_PIXELS = 6000
@@ -32,44 +47,34 @@ _OF_KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _OF_OUTPUT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
 
 
-def conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
+def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """`ops.conv` of one group, in the form that suits the shapes.
 
     Args:
         x: [B, *spatial, C] with one, two or three spatial dimensions.
         kernel: [*window, C, F].
-        strides, padding, dilation: one entry a spatial dimension.
+        geometry: of the window.
     """
     taps, features = kernel.shape[0], kernel.shape[-1]
     row = math.prod(kernel.shape[1:-1])
-    plain = strides[0] == dilation[0] == 1
+    stride, padding = geometry.strides[0], geometry.padding[0]
+    gap = geometry.dilation[0]
+    plain = stride == gap == 1
     # Floats moved per output pixel: patches of whole windows and the output, against
     # patches of single rows and a part of the output for each of them.
-    if x.ndim == 3 or strides[0] > 1 or taps * row + features <= row + taps * features:
-        outputs = x.shape[1] + sum(padding[0]) - (taps - 1) * dilation[0]
+    if x.ndim == 3 or stride > 1 or taps * row + features <= row + taps * features:
+        outputs = x.shape[1] + sum(padding) - (taps - 1) * gap
         narrow = taps * row < _NARROW and features < _NARROW
         tile = 2 if plain and narrow and outputs % 2 == 0 else 1
-        return window_conv(x, kernel, strides, padding, dilation, tile=tile)
-    if plain and taps == 3 and padding[0] == (1, 1) and x.dtype == jnp.float32:
+        return window_conv(x, kernel, geometry, tile=tile)
+    if plain and taps == 3 and padding == (1, 1) and x.dtype == jnp.float32:
         if math.prod(x.shape[:-1]) >= _WINOGRAD_PIXELS:
-            return winograd_conv(x, kernel, strides, padding, dilation)
-    return row_conv(x, kernel, strides, padding, dilation)
+            return winograd_conv(x, kernel, geometry)
+    return row_conv(x, kernel, geometry)
 
 
 def window_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-    *,
-    tile: int = 1,
+    x: jax.Array, kernel: jax.Array, geometry: Geometry, *, tile: int = 1
 ) -> jax.Array:
     """One product, of patches of whole windows.
 
@@ -84,9 +89,9 @@ def window_conv(
         kernel = jnp.concatenate(
             [jnp.pad(kernel, ((at, tile - 1 - at), *rest)) for at in range(tile)], -1
         )
-        strides = (tile, *strides[1:])
+        geometry = geometry._replace(strides=(tile, *geometry.strides[1:]))
     window = (taps + tile - 1, *kernel.shape[1:-2])
-    patches = _patches(x, window, strides, padding, dilation)
+    patches = _patches(x, window, geometry)
     y = _product(patches, kernel)
     if tile == 1:
         return y
@@ -94,40 +99,29 @@ def window_conv(
     return y.reshape(y.shape[0], -1, *y.shape[3:])
 
 
-def row_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
+def row_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """One product for all taps of the first dimension, whose parts are then added.
 
     The stride of that dimension is 1.
     """
     taps, features = kernel.shape[0], kernel.shape[-1]
-    patches = _rows(x, kernel, strides, padding, dilation)
+    patches = _rows(x, kernel, geometry)
+    gap = geometry.dilation[0]
     parts = _product(
         patches, jnp.moveaxis(kernel, 0, -2).reshape(*kernel.shape[1:-1], -1)
     )
-    parts = _pad(parts, 1, padding[0])
-    count = parts.shape[1] - (taps - 1) * dilation[0]
+    parts = _pad(parts, 1, geometry.padding[0])
+    count = parts.shape[1] - (taps - 1) * gap
     return functools.reduce(
         jnp.add,
         (
             parts[:, start : start + count, ..., tap * features : (tap + 1) * features]
-            for tap, start in zip(range(taps), itertools.count(0, dilation[0]))
+            for tap, start in zip(range(taps), itertools.count(0, gap))
         ),
     )
 
 
-def winograd_conv(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
+def winograd_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Four products for two outputs along the first dimension, where others need six.
 
     That dimension has three taps, padding (1, 1), and stride and dilation 1.
@@ -141,40 +135,24 @@ def winograd_conv(
     inputs = _combined(_OF_INPUT, [before, first, second, after])
     taps = [tap.squeeze(0) for tap in jax.lax.split(kernel, (1, 1, 1), axis=0)]
     products = [
-        _product(_rows(part, kernel, strides, padding, dilation), tap)
+        _product(_rows(part, kernel, geometry), tap)
         for part, tap in zip(inputs, _combined(_OF_KERNEL, taps), strict=True)
     ]
     y = jnp.stack(_combined(_OF_OUTPUT, products), axis=2)
     return y.reshape(y.shape[0], 2 * tiles, *y.shape[3:])[:, :rows]
 
 
-def _rows(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
+def _rows(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Patches along all spatial dimensions but the first."""
     batch, rows = x.shape[:2]
-    patches = _patches(
-        x.reshape(batch * rows, *x.shape[2:]),
-        kernel.shape[1:-2],
-        strides[1:],
-        padding[1:],
-        dilation[1:],
-    )
+    images = x.reshape(batch * rows, *x.shape[2:])
+    patches = _patches(images, kernel.shape[1:-2], geometry.rest)
     return patches.reshape(batch, rows, *patches.shape[1:])
 
 
-def _patches(
-    x: jax.Array,
-    window: tuple[int, ...],
-    strides: tuple[int, ...],
-    padding: Pairs,
-    dilation: tuple[int, ...],
-) -> jax.Array:
+def _patches(x: jax.Array, window: tuple[int, ...], geometry: Geometry) -> jax.Array:
     """What each window covers, [B, *output spatial, taps * C]."""
+    strides, padding, dilation = geometry
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     extents = [(taps - 1) * gap for taps, gap in zip(window, dilation, strict=True)]
     starts = itertools.product(

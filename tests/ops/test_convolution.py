@@ -13,6 +13,7 @@ CASES = [
     # spatial sizes, window, channels, kernels, strides, padding, dilation, groups
     ((9,), (3,), 2, 4, 1, "SAME", 1, 1),
     ((9,), (4,), 2, 4, 2, "VALID", 2, 1),
+    ((8,), (3,), 2, 4, 1, "SAME", 1, 1),
     ((8, 7), (3, 3), 1, 5, 1, "SAME", 1, 1),
     ((8, 7), (3, 2), 4, 6, 2, "SAME", 1, 1),
     ((8, 9), (3, 3), 4, 6, (2, 1), "VALID", (1, 2), 1),
@@ -78,7 +79,7 @@ def test_ones_kernel_counts_the_window() -> None:
 
 
 def test_equals_loops() -> None:
-    case = CASES[4]
+    case = CASES[5]
     x, kernel = (np.asarray(array) for array in operands(case))
     y = np.asarray(ours(case, x, kernel))
     expected = np.zeros_like(y)
@@ -89,7 +90,7 @@ def test_equals_loops() -> None:
 
 
 def test_products_on_cpu_and_the_native_convolution_elsewhere() -> None:
-    x, kernel = operands(CASES[2])
+    x, kernel = operands(CASES[3])
     lowered = {
         platform: jax.jit(ops.conv)
         .trace(x, kernel)
@@ -101,7 +102,7 @@ def test_products_on_cpu_and_the_native_convolution_elsewhere() -> None:
 
 
 def test_works_under_vmap_forward_mode_scan_and_bfloat16() -> None:
-    x, kernel = operands(CASES[2])
+    x, kernel = operands(CASES[3])
     y = ops.conv(x, kernel)
     stacked = jax.vmap(ops.conv, in_axes=(0, None))(x[None], kernel)[0]
     np.testing.assert_allclose(stacked, y, rtol=1e-5, atol=1e-5)
@@ -126,9 +127,14 @@ def test_works_under_vmap_forward_mode_scan_and_bfloat16() -> None:
     ],
 )
 def test_bad_options_are_named(options, message: str) -> None:
-    x, kernel = operands(CASES[2])
+    x, kernel = operands(CASES[3])
     with pytest.raises(errors.ArgumentError, match=message):
         ops.conv(x, kernel, **options)
+
+
+def test_a_window_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(errors.ArgumentError, match=r"spans \(3, 3\).*only \(2, 5\)"):
+        ops.conv(jnp.ones((1, 2, 5, 1)), jnp.ones((3, 3, 1, 1)), padding="VALID")
 
 
 def test_bad_ranks_are_named() -> None:

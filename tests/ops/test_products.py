@@ -10,7 +10,7 @@ from scipy import signal
 
 from flaxnets.ops import products
 
-SAME = ((1, 1), (1, 1))
+SAME = products.Geometry((1, 1), ((1, 1), (1, 1)), (1, 1))
 FORMS = {
     "window": products.window_conv,
     "two rows": functools.partial(products.window_conv, tile=2),
@@ -42,7 +42,7 @@ def test_values_and_gradients(form: str, height: int, width: int) -> None:
     x = jax.random.normal(jax.random.key(0), (2, height, width, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
     upstream = jax.random.normal(jax.random.key(2), (2, height, width, 4))
-    y, pull = jax.vjp(lambda *args: FORMS[form](*args, (1, 1), SAME, (1, 1)), x, kernel)
+    y, pull = jax.vjp(lambda *args: FORMS[form](*args, SAME), x, kernel)
     # Sums of 27 products of normal numbers in float32.
     np.testing.assert_allclose(y, direct(x, kernel), atol=2e-5)
     of_x, of_kernel = pull(upstream)
@@ -62,7 +62,7 @@ def test_zeros_stay_zeros(form: str) -> None:
     """Beside a bright patch, no rounding noise: a unit that sees black stays at 0."""
     x = jnp.zeros((1, 8, 8, 2)).at[:, 3:5, 3:5].set(1.7)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
-    y = FORMS[form](x, kernel, (1, 1), SAME, (1, 1))
+    y = FORMS[form](x, kernel, SAME)
     lit = np.zeros((8, 8), bool)
     lit[2:6, 2:6] = True
     assert np.all(np.asarray(y)[:, ~lit] == 0)
@@ -94,7 +94,7 @@ def test_the_form_follows_the_shapes(case, form: str, monkeypatch) -> None:
         monkeypatch.setattr(products, f"{name}_conv", noted)
     x = jnp.ones(shape)
     kernel = jnp.ones((3, 3, shape[-1], features))
-    y = products.conv(x, kernel, (1, 1), SAME, (1, 1))
+    y = products.conv(x, kernel, SAME)
     assert taken == [form]
     # All ones: the middle counts its window.
     assert float(y[0, 5, 5, 0]) == 9 * shape[-1]
@@ -104,6 +104,6 @@ def test_bfloat16_is_not_transformed() -> None:
     """Winograd's sums would lose two of its eight bits."""
     x = jax.random.normal(jax.random.key(0), (128, 8, 8, 16), jnp.bfloat16)
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 32), jnp.bfloat16)
-    taken = products.conv(x, kernel, (1, 1), SAME, (1, 1))
-    row = products.row_conv(x, kernel, (1, 1), SAME, (1, 1))
+    taken = products.conv(x, kernel, SAME)
+    row = products.row_conv(x, kernel, SAME)
     np.testing.assert_array_equal(taken, row)
