@@ -11,6 +11,7 @@ folder.
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -26,7 +27,7 @@ import numpy as np
 import tyro
 
 from experiments import command
-from flaxnets import data, errors, machine, models, params, train
+from flaxnets import data, errors, files, machine, models, params, train
 from flaxnets.data import augmentation, pictures
 from flaxnets.data.augmentation import Augmentation
 from flaxnets.report import figures, html, terminal
@@ -231,6 +232,7 @@ def run_training(config: Config) -> int:
     described = {
         "study": "mnist",
         "dataset": dataset.name,
+        "dataset_sha256": fingerprint(dataset),
         "recipe": config.recipe,
         **dataclasses.asdict(recipe),
         "seed": config.seed,
@@ -288,7 +290,7 @@ def recording(
     config: Config, folder: train.RunFolder, described: Mapping[str, Any]
 ) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """Sends each record to metrics.jsonl, and wherever else the run asks for."""
-    tracks: list[Callable[[Mapping[str, Any]], None]] = [folder.log]
+    tracks: list[Callable[[Mapping[str, Any]], None]] = []
     with contextlib.ExitStack() as stack:
         if config.tensorboard:
             events = trackers.tensorboard(folder.path("events"))
@@ -296,6 +298,8 @@ def recording(
         if config.wandb:
             remote = trackers.weights_and_biases(folder.path("."), described)
             tracks.append(stack.enter_context(remote))
+        # Last, since a full disk would keep a record from the others.
+        tracks.append(folder.log)
 
         def record(values: Mapping[str, Any]) -> None:
             for track in tracks:
@@ -502,8 +506,16 @@ def dataset_name(config: Config) -> str:
     if config.dataset == "auto" and config.resume:
         stored = run_directory(config)
         if (stored / run.CONFIG).exists():
-            return train.read_config(stored)["dataset"]
+            return train.read_config(stored).get("dataset", "auto")
     return config.dataset
+
+
+def fingerprint(dataset: data.Dataset) -> str:
+    """The SHA-256 of a data set's arrays, so that no run goes on with other data."""
+    digest = hashlib.sha256()
+    for array in (*dataset.train, *dataset.test):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def run_directory(config: Config) -> Path:
@@ -523,11 +535,13 @@ def run_directory(config: Config) -> Path:
                 "--resume found no run under runs/; name one with --out"
             )
         return Path(f"runs/mnist-{max(numbers):03d}")
+    with files.writing(Path("runs")):
+        Path("runs").mkdir(exist_ok=True)
     for number in itertools.count(max(numbers, default=0) + 1):
         directory = Path(f"runs/mnist-{number:03d}")
         # Made at once, so that runs begun together get a folder each.
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(parents=True)
+        with files.writing(directory), contextlib.suppress(FileExistsError):
+            directory.mkdir()
             return directory
     raise AssertionError("counting ended")
 

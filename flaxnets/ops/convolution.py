@@ -125,7 +125,12 @@ def padding_pairs(
         raise errors.ArgumentError(
             f"padding is {padding!r}, but must have {len(sizes)} entries"
         )
-    return tuple(
+    pairs = tuple(
         (value, value) if isinstance(value, int) else (value[0], value[1])
         for value in values
     )
+    if any(min(pair) < 0 for pair in pairs):
+        raise errors.ArgumentError(
+            f"padding is {padding!r}, but cannot be negative; cut the image instead"
+        )
+    return pairs

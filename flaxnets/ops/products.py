@@ -96,7 +96,7 @@ def window_conv(
     if tile == 1:
         return y
     y = jnp.moveaxis(y.reshape(*y.shape[:-1], tile, features), -2, 2)
-    return y.reshape(y.shape[0], -1, *y.shape[3:])
+    return y.reshape(y.shape[0], tile * y.shape[1], *y.shape[3:])
 
 
 def row_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

@@ -148,7 +148,7 @@ class Checkpoints:
         """
         self.wait()
         with files.writing(self._directory):
-            self._remove_unfinished()
+            self._remove_unfinished(ignore_errors=False)
 
     def wait(self) -> None:
         """Waits for the save under way; raises its error."""
@@ -249,7 +249,7 @@ class Checkpoints:
     ) -> None:
         unfinished = self._directory / f"{_UNFINISHED}{step}"
         try:
-            self._remove_unfinished()
+            self._remove_unfinished(ignore_errors=True)
             unfinished.mkdir(parents=True)
             _orbax().save(unfinished / _DATA, leaves)
             manifest["files"] = _hashes(unfinished)
@@ -269,16 +269,17 @@ class Checkpoints:
     def _remove_old(self) -> None:
         kept = {*self.steps()[-self._keep :], self.best(), self.last_good()}
         for step in set(self._manifests) - kept:
-            self._forget(step)
-            # Renamed first, so that a kill in between leaves no half of a step.
+            # Renamed first, so that a kill in between leaves no half of a step. What
+            # cannot be removed now (another process may read it) can be later.
             doomed = self._directory / f"{_UNFINISHED}{step}"
-            with files.writing(self._directory / str(step)):
+            with contextlib.suppress(OSError):
                 os.replace(self._directory / str(step), doomed)
-                shutil.rmtree(doomed)
+                self._forget(step)
+            shutil.rmtree(doomed, ignore_errors=True)
 
-    def _remove_unfinished(self) -> None:
+    def _remove_unfinished(self, *, ignore_errors: bool) -> None:
         for left in self._directory.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
+            shutil.rmtree(left, ignore_errors=ignore_errors)
 
     def _forget(self, step: int) -> None:
         self._manifests = {
@@ -353,7 +354,8 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def _text(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, allow_nan=False).encode()
+    # Sums of an epoch under way may hold NaN, which Python's JSON reads back.
+    return json.dumps(content, indent=1).encode()
 
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:

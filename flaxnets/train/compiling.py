@@ -75,14 +75,14 @@ class Compiled:
         )
 
 
+def sharding_of(leaf: Any) -> jax.sharding.Sharding | None:
+    """Where an array, or what stands for one, has to be; None if anywhere will do."""
+    placed = getattr(leaf, "committed", isinstance(leaf, jax.ShapeDtypeStruct))
+    return leaf.sharding if placed else None
+
+
 def _kind(leaf: Any) -> tuple:
-    return leaf.shape, leaf.dtype, _sharding(leaf)
-
-
-def _sharding(leaf: Any) -> Any:
-    """How an array lies on several devices; None on one, or on the host."""
-    sharding = getattr(leaf, "sharding", None)
-    return sharding if sharding is not None and sharding.num_devices > 1 else None
+    return leaf.shape, leaf.dtype, sharding_of(leaf)
 
 
 def _describe(args: Any) -> dict[str, str]:
@@ -93,6 +93,7 @@ def _describe(args: Any) -> dict[str, str]:
 
 
 def _described(leaf: Any) -> str:
-    sharding = _sharding(leaf)
-    place = f" on {sharding.num_devices} devices" if sharding else ""
+    sharding = sharding_of(leaf)
+    places = sorted(map(str, sharding.device_set)) if sharding else []
+    place = f" on {', '.join(places)}" if places else ""
     return f"{leaf.dtype}{list(leaf.shape)}{place}"

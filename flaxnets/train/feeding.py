@@ -200,8 +200,10 @@ def _chunk(
     Kept with the step, so that another `fit` with it does not compile it again.
     """
     chunks = vars(step).setdefault("_flaxnets_chunks", {})
-    if (fetch, devices) in chunks:
-        return chunks[fetch, devices]
+    # With the step itself in the key, since wrappers of a function copy its attributes.
+    key = (step, fetch, devices)
+    if key in chunks:
+        return chunks[key]
 
     def body(index: jax.Array, carry: tuple, source: Any) -> tuple[State, Sums]:
         state, sums = carry
@@ -225,10 +227,10 @@ def _chunk(
             (state, sums),
         )
 
-    chunks[fetch, devices] = compiling.Compiled(
+    chunks[key] = compiling.Compiled(
         run,
         name="the training step",
         donate_argnums=(0, 1),
         out_shardings=devices.copied,
     )
-    return chunks[fetch, devices]
+    return chunks[key]

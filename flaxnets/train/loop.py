@@ -15,7 +15,7 @@ import optax
 
 from flaxnets import errors
 from flaxnets.data import arrays, datasets
-from flaxnets.train import feeding, signals
+from flaxnets.train import compiling, feeding, signals
 from flaxnets.train.checkpoint import Checkpoints
 from flaxnets.train.evaluation import Evaluator
 from flaxnets.train.progress import Progress
@@ -77,7 +77,7 @@ def fit(
 
     Each epoch's order is a function of seed and epoch, and each step's randomness of
     the state's key and step, so a state that is saved and taken up again ends
-    bit-equal to one that was never interrupted (on one kind of device).
+    bit-equal to one that was never interrupted (on CPU).
 
     SIGINT and SIGTERM end the run after the steps under way: the state is saved to
     `checkpoints` and returned.
@@ -115,14 +115,15 @@ def fit(
     if patience is not None and patience < 1:
         raise errors.ArgumentError(f"patience is {patience}, but must be at least 1")
     arrays.check_dataset(data)
-    feed = feeding.make(
-        step,
-        data.train,
-        batch_size=batch_size,
-        seed=seed,
-        resident_bytes=resident_bytes,
-    )
-    state = feed.devices.copy(state)
+    with _memory_advice("give a smaller resident_bytes, so that the data are streamed"):
+        feed = feeding.make(
+            step,
+            data.train,
+            batch_size=batch_size,
+            seed=seed,
+            resident_bytes=resident_bytes,
+        )
+        state = feed.devices.copy(state)
     with (
         contextlib.closing(feed),
         _prepared(evaluator, state, data) as evaluate,
@@ -146,12 +147,12 @@ def fit(
             skipped=(resumed or {}).get("skipped", 0),
         )
         stopped = loop.run(requests, patience, (resumed or {}).get("partial"))
-    fitted = loop.fitted(stopped)
-    try:
-        loop.saver.finish()
-    except errors.RunFolderError as error:
-        error.fitted = fitted
-        raise
+        fitted = loop.fitted(stopped)
+        try:
+            loop.saver.finish()
+        except errors.RunFolderError as error:
+            error.fitted = fitted
+            raise
     return fitted
 
 
@@ -214,7 +215,10 @@ class _Loop:
         """Runs the rest of an epoch's steps; returns whether it came to its end."""
         place = int(self.state.step) - epoch * self.feed.steps
         while place < self.feed.steps and requests.received is None:
-            with _memory_advice(self.batch_size):
+            with _memory_advice(
+                f"use a smaller batch_size than {self.batch_size}, or accumulate "
+                "gradients with optax.MultiSteps"
+            ):
                 count = self.clock.chunk_steps()
                 self.state, sums, done = self.feed.run(
                     self.state, sums, epoch, place, count
@@ -249,7 +253,10 @@ class _Loop:
             "seconds": self.clock.seconds,
         }
         self.records.append(record)
-        self.on_record(record)
+        try:
+            self.on_record(record)
+        except errors.RunFolderError as error:
+            self.shown.say(f"warning: {error}; training goes on")
         self._save(tested["accuracy"], None)
         self.shown.say(_line(record, self.epochs))
 
@@ -267,10 +274,11 @@ class _Loop:
         saved = "no checkpoint was saved before it"
         if good is not None:
             saved = f"the last good checkpoint is that of step {good}"
+        or_skip = ", or with --on-nan skip to leave such steps out"
         return errors.DivergedError(
             f"{what} (learning rate {_at(self.learning_rate, step):.3g}); {saved}. "
-            "Begin another run with a lower --learning-rate, or with --on-nan skip to "
-            "leave such steps out"
+            "Begin another run with a lower --learning-rate"
+            f"{'' if self.skip_nonfinite else or_skip}"
         )
 
 
@@ -332,16 +340,25 @@ def _prepared(
     """Compiles the evaluation beside the training step; yields the evaluation."""
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=leaf.sharding
+            leaf.shape, leaf.dtype, sharding=compiling.sharding_of(leaf)
         ),
         state.variables,
     )
-    thread = threading.Thread(target=evaluator.prepare, args=(shapes, data.test.images))
+
+    def prepare() -> None:
+        # What fails here fails again, and is raised, where it is needed.
+        with contextlib.suppress(Exception):
+            evaluator.prepare(shapes, data.test.images)
+
+    thread = threading.Thread(target=prepare)
     thread.start()
 
     def evaluate(variables: Any) -> dict[str, float]:
         thread.join()
-        return evaluator.evaluate(variables, *data.test)
+        with _memory_advice(
+            f"evaluate with a smaller batch_size than {evaluator.batch_size}"
+        ):
+            return evaluator.evaluate(variables, *data.test)
 
     try:
         yield evaluate
@@ -395,7 +412,7 @@ def _waited(records: Sequence[Record], patience: int | None) -> bool:
 
 
 @contextlib.contextmanager
-def _memory_advice(batch_size: int) -> Iterator[None]:
+def _memory_advice(advice: str) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -403,8 +420,7 @@ def _memory_advice(batch_size: int) -> Iterator[None]:
             raise
         first = str(error).splitlines()[0]
         raise errors.DeviceError(
-            f"the device ran out of memory with batch_size={batch_size}: {first}. Use "
-            "a smaller batch, or accumulate gradients with optax.MultiSteps"
+            f"the device ran out of memory: {first}; {advice}"
         ) from None
 
 

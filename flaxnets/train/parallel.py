@@ -30,7 +30,8 @@ class Devices:
             around = f"{below} or " if below else ""
             raise errors.ArgumentError(
                 f"batch_size is {batch_size}, but {count} devices share each batch: "
-                f"it must be divisible by {count}, such as {around}{below + count}"
+                f"it must be divisible by {count}, such as {around}{below + count}; "
+                "to use fewer devices, hide some, e.g. with CUDA_VISIBLE_DEVICES"
             )
         self._mesh = Mesh(devices, ("batch",), axis_types=(AxisType.Auto,))
         # On one device, arrays need no placement, and programs are compiled for it.

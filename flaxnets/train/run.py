@@ -62,6 +62,7 @@ class RunFolder:
     def __init__(self, directory: Path, lock: BinaryIO) -> None:
         self._directory, self._lock = directory, lock
         self.resumed = False
+        self._unwritten = b""
 
     @classmethod
     def open(
@@ -118,20 +119,37 @@ class RunFolder:
         return self._directory / name
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Appends a line to metrics.jsonl; a number that is not finite becomes null."""
-        with files.writing(self.path(METRICS)), self.path(METRICS).open("a") as file:
-            file.write(json.dumps(_finite(record), allow_nan=False) + "\n")
+        """Appends a line to metrics.jsonl; a number that is not finite becomes null.
+
+        Raises:
+            RunFolderError: it cannot be written; the next call writes it too.
+        """
+        line = json.dumps(_finite(record), allow_nan=False) + "\n"
+        self._unwritten += line.encode()
+        path = self.path(METRICS)
+        with files.writing(path), path.open("ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            written = 0
+            try:
+                while written < len(self._unwritten):
+                    written += file.write(self._unwritten[written:])
+            except OSError:
+                # A part of a line would spoil the next one.
+                file.truncate(end)
+                raise
+        self._unwritten = b""
 
     def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
         """Drops the lines past a step (and a torn last one); returns those kept."""
         kept = []
         if self.path(METRICS).exists():
-            for line in self.path(METRICS).read_text().splitlines():
+            for line in self.path(METRICS).read_bytes().splitlines():
                 try:
                     record = json.loads(line)
-                except ValueError:
+                    reached = record["step"]
+                except (ValueError, KeyError, TypeError):
                     break
-                if record["step"] <= step:
+                if reached <= step:
                     kept.append(record)
         self._replace(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
@@ -158,9 +176,15 @@ class RunFolder:
                 f"{here} holds a run already ({', '.join(held)}); go on with it "
                 "(--resume), replace it (--overwrite), or choose another folder (--out)"
             )
+        if held and not self.path(CONFIG).exists():
+            raise errors.RunFolderError(
+                f"{here} holds {', '.join(held)}, but no {CONFIG}, so it is not a run "
+                "to be replaced; choose another folder with --out"
+            )
         with files.writing(here):
             for path in map(self.path, OWN):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                whole = path.is_dir() and not path.is_symlink()
+                shutil.rmtree(path) if whole else path.unlink(missing_ok=True)
         self.write_json(CONFIG, {_VERSION: flaxnets.__version__, **config})
 
     def _compare(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -123,6 +123,7 @@ def test_works_under_vmap_forward_mode_scan_and_bfloat16() -> None:
         ({"strides": (1, 2, 3)}, "2 of them"),
         ({"padding": "FULL"}, "'SAME', 'VALID'"),
         ({"padding": (1,)}, "2 entries"),
+        ({"padding": -1}, "cannot be negative"),
         ({"groups": 2}, "groups=2"),
     ],
 )
@@ -130,6 +131,10 @@ def test_bad_options_are_named(options, message: str) -> None:
     x, kernel = operands(CASES[3])
     with pytest.raises(errors.ArgumentError, match=message):
         ops.conv(x, kernel, **options)
+
+
+def test_an_empty_batch_stays_empty() -> None:
+    assert ops.conv(jnp.ones((0, 8, 8, 1)), jnp.ones((3, 3, 1, 4))).shape[0] == 0
 
 
 def test_a_window_larger_than_the_image_is_refused() -> None:

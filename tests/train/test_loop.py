@@ -1,5 +1,6 @@
 """The loop on a small network and generated data, against a plain Python loop."""
 
+import functools
 import io
 import os
 import signal
@@ -311,6 +312,45 @@ def test_a_step_is_compiled_once_for_several_fits() -> None:
         compiling.RecompilationWarning, match=r"training step compiles again.*\[5, 8\]"
     ):
         fit(step=step, batch_size=4)
+
+
+def test_a_wrapped_step_is_another_step() -> None:
+    """`functools.wraps` copies a function's attributes, what is kept there too."""
+    _, step = parts()
+    fit(step=step)
+
+    @functools.wraps(step)
+    def still(state, batch):
+        after, metrics = step(state, batch)
+        return after._replace(params=state.params), metrics
+
+    fitted = fit(step=still)
+    assert_equal_states(fitted.state.params, parts()[0].params)
+
+
+def test_a_record_that_cannot_be_written_does_not_end_the_run(capsys) -> None:
+    def full(record):
+        raise errors.RunFolderError("metrics.jsonl: cannot be written")
+
+    assert fit(on_record=full).stopped == "finished"
+    assert "metrics.jsonl: cannot be written; training goes on" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_stop_saves_sums_that_are_not_finite(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)
+    _, step = parts()
+
+    def unsure(state, batch):
+        after, metrics = step(state, batch)
+        return after, {**metrics, "accuracy": jnp.nan}
+
+    with train.Checkpoints(tmp_path) as checkpoints:
+        stopping = Stopping(signal.SIGTERM, epoch=0, step=2)
+        fit(step=unsure, checkpoints=checkpoints, progress=stopping)
+    with train.Checkpoints(tmp_path) as checkpoints:
+        assert np.isnan(checkpoints.metadata(2)["partial"]["accuracy"])
 
 
 def test_no_epochs_are_refused() -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -194,3 +195,29 @@ def test_a_full_disk_is_told_and_the_old_file_stays(tmp_path) -> None:
         assert "bytes are free" in line
     assert json.loads((tmp_path / "result.json").read_text()) == ["old"]
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_folder_that_no_run_made_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "mine.png").write_bytes(b"mine")
+    with pytest.raises(errors.RunFolderError, match="figures, but no config.json"):
+        RunFolder.open(tmp_path, CONFIG, overwrite=True)
+    assert (tmp_path / "figures" / "mine.png").read_bytes() == b"mine"
+
+
+def test_a_line_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
+    """The system takes five bytes of the second line, then none."""
+    path = tmp_path / "metrics.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with RunFolder.open(tmp_path, CONFIG) as folder:
+        folder.log({"step": 1})
+        size = path.stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5, before[1]))
+        try:
+            with pytest.raises(errors.RunFolderError, match="metrics.jsonl: cannot be"):
+                folder.log({"step": 2})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.stat().st_size == size
+        folder.log({"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
