@@ -244,8 +244,11 @@ def _output_shape(captured: Any) -> tuple[int, ...]:
 def _multiply_adds(jaxpr: Any) -> int:
     """Multiply-adds of the convolutions and matrix products in a jaxpr."""
     total = 0
+    lowerings = []
     for equation in jaxpr.eqns:
         name = equation.primitive.name
+        if name == "platform_index":
+            lowerings += equation.outvars
         inner = [
             _multiply_adds(getattr(value, "jaxpr", value))
             for parameter in equation.params.values()
@@ -267,8 +270,11 @@ def _multiply_adds(jaxpr: Any) -> int:
             # Of a transposed convolution, the taps on inserted zeros do not count.
             spread = math.prod(equation.params["lhs_dilation"])
             total += depth * math.prod(equation.outvars[0].aval.shape) // spread
+        elif name == "cond" and equation.invars[0] in lowerings:
+            # Of one lowering for each backend, the last, for any backend, is the plain
+            # one; others may multiply zeros, or multiply less and add more.
+            total += inner[-1]
         elif name == "cond":
-            # Branches are alternatives, such as one lowering for each backend.
             total += max(inner)
         elif name == "scan":
             total += equation.params["length"] * sum(inner)

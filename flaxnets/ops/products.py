@@ -8,6 +8,7 @@ the other. Each form is differentiated as it stands, in forward and reverse mode
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -159,18 +160,11 @@ def _patches(x: jax.Array, window: tuple[int, ...], geometry: Geometry) -> jax.A
         *(range(0, end + 1, gap) for end, gap in zip(extents, dilation, strict=True))
     )
     lengths = [size - end for size, end in zip(x.shape[1:-1], extents, strict=True)]
-    slices = [
-        x[
-            (
-                slice(None),
-                *(
-                    slice(first, first + length, step)
-                    for first, length, step in zip(start, lengths, strides, strict=True)
-                ),
-            )
-        ]
-        for start in starts
-    ]
+    slices = []
+    for start in starts:
+        ends = map(operator.add, start, lengths)
+        limits = (x.shape[0], *ends, x.shape[-1])
+        slices.append(jax.lax.slice(x, (0, *start, 0), limits, (1, *strides, 1)))
     return jnp.concatenate(slices, axis=-1)
 
 
