@@ -16,9 +16,7 @@ import os
 import re
 import shutil
 import textwrap
-import threading
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -31,14 +29,12 @@ import numpy as np
 import flaxnets
 from flaxnets import errors, files
 from flaxnets import params as trees
-from flaxnets.train.progress import say_error
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _DATA = "state"
 _UNFINISHED = ".unfinished-"
 _SIGNS_OF_NO_ROOM = ("RESOURCE_EXHAUSTED", "No space left", "File too large")
-_OPEN: "weakref.WeakSet[Checkpoints]" = weakref.WeakSet()
 
 
 class Checkpoints:
@@ -62,14 +58,15 @@ class Checkpoints:
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="flaxnets-save")
         self._pending: Future | None = None
+        self._waits_at_exit = False
         # Replaced, never changed: the thread that saves does so while others read.
         self._manifests: Mapping[int, dict[str, Any]] = {}
         with _reading(self._directory):
             if self._directory.is_dir():
                 self._take_stock()
-        _OPEN.add(self)
 
     def __enter__(self) -> "Checkpoints":
+        self._waits_at_exit = True
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -109,6 +106,9 @@ class Checkpoints:
     ) -> None:
         """Saves a state; returns once it is copied, and writes in the background.
 
+        Outside a `with` statement nothing would wait for it at the process's end, so
+        there it returns once the step is saved.
+
         Args:
             step: the state's step, not saved before.
             state: any pytree of arrays and typed PRNG keys.
@@ -118,8 +118,8 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the step exists.
-            RunFolderError: the previous save could not be written; earlier steps are
-                intact, and both can be saved again.
+            RunFolderError: the previous save (outside `with`, this one) could not be
+                written; earlier steps are intact, and it can be saved again.
         """
         if step in self._manifests:
             raise errors.CheckpointError(
@@ -139,6 +139,8 @@ class Checkpoints:
         self._make_way(step)
         self._manifests = {**self._manifests, step: manifest}
         self._pending = self._writer.submit(self._write, step, leaves, manifest)
+        if not self._waits_at_exit:
+            self.wait()
 
     def clean(self) -> None:
         """Removes what saves that were killed have left; for the one that saves.
@@ -493,16 +495,3 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _finish_saves() -> None:
-    """Ends the saves under way of a process that ends without waiting for them."""
-    for checkpoints in list(_OPEN):
-        try:
-            checkpoints.wait()
-        except errors.FlaxnetsError as error:
-            say_error(f"error: {error}")
-
-
-# Not with atexit, which comes after orbax's threads are refused.
-threading._register_atexit(_finish_saves)  # type: ignore[attr-defined]

@@ -356,12 +356,12 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
 """
 
 
-def test_a_save_that_fails_as_the_process_ends_is_told(tmp_path) -> None:
+def test_a_save_that_fails_outside_with_raises(tmp_path) -> None:
     with script(ENDING + UNABLE + NEVER_CLOSED, tmp_path) as process:
         output, complaints = process.communicate()
-    assert output == ""
-    assert complaints.startswith(f"error: {tmp_path}: the disk is full")
-    assert complaints.count("\n") == 1
+    assert (process.returncode, output) == (1, "")
+    told = complaints.splitlines()[-1]
+    assert f"RunFolderError: {tmp_path}: the disk is full" in told
 
 
 FULL = """
