@@ -11,7 +11,6 @@ folder.
 
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -232,7 +231,8 @@ def run_training(config: Config) -> int:
     described = {
         "study": "mnist",
         "dataset": dataset.name,
-        "dataset_sha256": fingerprint(dataset),
+        # So that no run goes on with other data of the same name.
+        "dataset_sha256": data.fingerprint(dataset),
         "recipe": config.recipe,
         **dataclasses.asdict(recipe),
         "seed": config.seed,
@@ -508,14 +508,6 @@ def dataset_name(config: Config) -> str:
         if (stored / run.CONFIG).exists():
             return train.read_config(stored).get("dataset", "auto")
     return config.dataset
-
-
-def fingerprint(dataset: data.Dataset) -> str:
-    """The SHA-256 of a data set's arrays, so that no run goes on with other data."""
-    digest = hashlib.sha256()
-    for array in (*dataset.train, *dataset.test):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def run_directory(config: Config) -> Path:

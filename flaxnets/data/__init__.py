@@ -1,5 +1,6 @@
 """Data sets as arrays, and the order in which training sees them."""
 
+from flaxnets.data.arrays import fingerprint as fingerprint
 from flaxnets.data.datasets import Dataset as Dataset
 from flaxnets.data.datasets import Split as Split
 from flaxnets.data.datasets import load as load

@@ -1,5 +1,6 @@
 """The shape of a data set in memory, and the checks that every source passes."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,6 +67,14 @@ def assembled(
         )
     _check_same_shape(origin, train, test)
     return Dataset(name, train, test, class_names, source)
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """The SHA-256 of a data set's arrays, hexadecimal."""
+    digest = hashlib.sha256()
+    for array in (*dataset.train, *dataset.test):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -66,3 +66,19 @@ def test_a_label_beyond_the_number_of_examples_is_refused(label, kind) -> None:
 def test_labels_are_checked_without_a_class_count() -> None:
     with pytest.raises(errors.DataError, match="example 1 is -3"):
         arrays.check_labels("here", np.array([0, -3]), None)
+
+
+def test_a_fingerprint_changes_with_any_pixel_and_label() -> None:
+    images = np.zeros((2, 3, 3, 1), np.uint8)
+    split = arrays.Split(images, np.array([0, 1], np.int32))
+    whole = arrays.Dataset("one", split, split, ("a", "b"), "made here")
+    known = arrays.fingerprint(whole)
+    other_pixel = images.copy()
+    other_pixel[1, 2, 2, 0] = 1
+    other_label = np.array([1, 1], np.int32)
+    for changed in (
+        whole._replace(test=split._replace(images=other_pixel)),
+        whole._replace(train=split._replace(labels=other_label)),
+    ):
+        assert arrays.fingerprint(changed) != known
+    assert arrays.fingerprint(whole._replace(name="another name")) == known
