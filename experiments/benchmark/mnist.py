@@ -241,7 +241,7 @@ class Session:
             "device": ", ".join(sorted(accelerators)) or cpus,
             "config": {
                 **dataclasses.asdict(self._config),
-                "out": str(self._folder),
+                "out": self._config.out and str(self._config.out),
             },
             **self._facts,
             "versions": {
