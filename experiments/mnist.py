@@ -33,6 +33,15 @@ from flaxnets.report import figures, html, terminal
 from flaxnets.train import losses, metrics, optimizers, run, signals, trackers
 from flaxnets.train.progress import say
 
+Initializer = Literal[
+    "lecun_normal",
+    "lecun_uniform",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -50,17 +59,48 @@ class Recipe:
     rotation: float
     dropout: float
     label_smoothing: float
+    initializer: Initializer
+    epsilon: float | None
 
 
 RECIPES = {
-    # The lecture's slide: Adam as it comes, nothing else.
+    # The lecture's slide: Adam as it comes, nothing else. It comes from Keras, whose
+    # kernels are Glorot-uniform and whose Adam has this epsilon.
     "lecture": Recipe(
-        10, 16, "adam", 1e-3, "constant", None, None, 0, 0, 0.0, 0.0, 0.0
+        epochs=10,
+        batch_size=16,
+        optimizer="adam",
+        learning_rate=1e-3,
+        schedule="constant",
+        weight_decay=None,
+        momentum=None,
+        warmup_steps=0,
+        shift=0,
+        rotation=0.0,
+        dropout=0.0,
+        label_smoothing=0.0,
+        initializer="glorot_uniform",
+        epsilon=1e-7,
     ),
     "default": Recipe(
-        10, 64, "adamw", 3e-3, "onecycle", 1e-4, None, 0, 2, 10.0, 0.3, 0.0
+        epochs=10,
+        batch_size=64,
+        optimizer="adamw",
+        learning_rate=3e-3,
+        schedule="onecycle",
+        weight_decay=1e-4,
+        momentum=None,
+        warmup_steps=0,
+        shift=2,
+        rotation=10.0,
+        dropout=0.3,
+        label_smoothing=0.0,
+        initializer="lecun_normal",
+        epsilon=None,
     ),
 }
+# What these options were before they could be chosen, for runs that go on.
+_BEFORE = {"initializer": "lecun_normal", "epsilon": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +135,10 @@ class Config:
     """Share of units dropped before each hidden dense layer."""
     label_smoothing: float | None = None
     """Share of the target that is spread over all classes."""
+    initializer: Initializer | None = None
+    """How kernels are drawn."""
+    epsilon: float | None = None
+    """What keeps the optimizer from dividing by zero, where it has that."""
     seed: int = 0
     """Of the initial parameters, the order of examples, and the augmentation."""
     out: Path | None = None
@@ -144,9 +188,9 @@ def resolve(config: Config) -> Recipe:
     }
     changes: dict[str, Any] = dict(given)
     recipe = RECIPES[config.recipe]
-    if "optimizer" in given and "weight_decay" not in given:
-        # The recipe's decay is meant for its own optimizer; another may have none.
-        changes["weight_decay"] = None
+    if "optimizer" in given:
+        # The recipe's own are meant for its own optimizer; another may have none.
+        changes = {"weight_decay": None, "epsilon": None, **given}
     recipe = dataclasses.replace(recipe, **changes)
     _check("--epochs", recipe.epochs, low=1)
     _check("--batch-size", recipe.batch_size, low=1)
@@ -182,9 +226,12 @@ def augmentations(recipe: Recipe) -> list[Augmentation]:
     return found
 
 
-def build(class_count: int, dropout: float) -> models.CNN:
+def build(
+    class_count: int, *, dropout: float = 0.0, initializer: str = "lecun_normal"
+) -> models.CNN:
     """The lecture's network."""
-    return models.CNN(num_classes=class_count, dropout=dropout)
+    draw = getattr(jax.nn.initializers, initializer)()
+    return models.CNN(num_classes=class_count, dropout=dropout, kernel_init=draw)
 
 
 def run_training(config: Config) -> int:
@@ -201,7 +248,11 @@ def run_training(config: Config) -> int:
     say(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
     say(f"data: {dataset.name}, {dataset.source}")
 
-    model = build(len(dataset.class_names), recipe.dropout)
+    model = build(
+        len(dataset.class_names),
+        dropout=recipe.dropout,
+        initializer=recipe.initializer,
+    )
     example = dataset.train.images[:1]
     keys = jax.random.split(jax.random.key(config.seed))
     variables = params.initialize(model, keys[0], example.shape)
@@ -217,6 +268,7 @@ def run_training(config: Config) -> int:
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
         warmup_steps=recipe.warmup_steps,
+        epsilon=recipe.epsilon,
     )
     loss = losses.classification(
         model.apply,
@@ -241,7 +293,11 @@ def run_training(config: Config) -> int:
     }
     directory = run_directory(config)
     with train.RunFolder.open(
-        directory, described, resume=config.resume, overwrite=config.overwrite
+        directory,
+        described,
+        resume=config.resume,
+        overwrite=config.overwrite,
+        defaults=_BEFORE,
     ) as folder:
         with (
             train.Checkpoints(folder.path("checkpoints")) as checkpoints,
@@ -458,7 +514,7 @@ def run_prediction(request: Predict) -> int:
     with train.Checkpoints(request.run / "checkpoints") as checkpoints:
         step = chosen_step(checkpoints, request.checkpoint)
         variables = train.variables_of(checkpoints.leaves(step))
-    model = build(len(names), config["dropout"])
+    model = build(len(names))
     logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
         variables, images
     )

@@ -1,9 +1,10 @@
-"""Settings for every test: no display, strict ranks, real data where it is at hand."""
+"""Settings for every test: no display, Keras on JAX, strict ranks, real data."""
 
 import os
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
 import pytest

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jax.nn.initializers import Initializer
 
 from flaxnets import errors, ops
 from flaxnets.models import layers
@@ -23,6 +24,7 @@ class CNN(nn.Module):
         pools: how many of the first convolutions are followed by 2x2 max pooling.
         dense: widths of the hidden dense layers.
         dropout: share of the units dropped before each hidden dense layer in training.
+        kernel_init: draws the kernels (Keras's default is `glorot_uniform`).
         dtype: type of the computation (the parameters stay float32).
     """
 
@@ -31,6 +33,7 @@ class CNN(nn.Module):
     pools: int = 2
     dense: Sequence[int] = (512, 512)
     dropout: float = 0.0
+    kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
@@ -51,17 +54,18 @@ class CNN(nn.Module):
                 "side are needed; give larger images or fewer pools"
             )
         endpoints: dict[str, jax.Array] = {}
+        options: dict[str, Any] = {"dtype": self.dtype, "kernel_init": self.kernel_init}
         x = images
         for index, width in enumerate(self.widths, start=1):
-            x = layers.Conv(width, (3, 3), dtype=self.dtype, name=f"conv{index}")(x)
+            x = layers.Conv(width, (3, 3), **options, name=f"conv{index}")(x)
             x = endpoints[f"conv{index}"] = nn.relu(x)
             if index <= self.pools:
                 x = endpoints[f"pool{index}"] = ops.max_pool(x, 2)
         x = endpoints["features"] = x.reshape(x.shape[0], -1)
         for index, width in enumerate(self.dense, start=1):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.Dense(width, dtype=self.dtype, name=f"dense{index}")(x)
+            x = nn.Dense(width, **options, name=f"dense{index}")(x)
             x = endpoints[f"dense{index}"] = nn.relu(x)
-        x = nn.Dense(self.num_classes, dtype=self.dtype, name="logits")(x)
+        x = nn.Dense(self.num_classes, **options, name="logits")(x)
         endpoints["logits"] = x
         return x, endpoints

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 from flaxnets import ops
 from flaxnets.ops.convolution import Padding
@@ -19,6 +20,7 @@ class Conv(nn.Module):
         kernel_size: the window, one number a spatial dimension.
         strides, padding, dilation, groups: as for `ops.conv`.
         use_bias: whether a bias is added.
+        kernel_init: draws the kernel.
         dtype: type of the computation (the parameters stay float32).
     """
 
@@ -29,13 +31,14 @@ class Conv(nn.Module):
     dilation: int | Sequence[int] = 1
     groups: int = 1
     use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, *spatial, C] to [B, *output spatial, features]."""
         shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", self.kernel_init, shape)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))

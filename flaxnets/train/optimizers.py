@@ -43,6 +43,7 @@ def make(
     warmup_steps: int = 0,
     weight_decay: float | None = None,
     momentum: float | None = None,
+    epsilon: float | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer and its schedule of learning rates.
 
@@ -58,13 +59,15 @@ def make(
         warmup_steps: steps of a linear rise from 0 to `learning_rate` before it.
         weight_decay: overrides the optimizer's default.
         momentum: overrides the optimizer's default (none for sgd and rmsprop).
+        epsilon: overrides the optimizer's default of what keeps it from dividing by
+            zero (optax's `eps`).
 
     Returns:
         The transformation, and the schedule: the learning rate of each step.
 
     Raises:
         ArgumentError: a name is unknown, a number cannot be used, or the optimizer has
-            no weight decay or no momentum.
+            none of an option that is given.
     """
     _check_name("--optimizer", name, NAMES)
     _check_name("--schedule", schedule, list(SCHEDULES))
@@ -91,6 +94,13 @@ def make(
                 f"--momentum is {momentum}, but must be at least 0 and below 1"
             )
         options["momentum"] = momentum
+    if epsilon is not None:
+        _check_option("eps", name)
+        if not (math.isfinite(epsilon) and epsilon > 0):
+            raise errors.ArgumentError(
+                f"--epsilon is {epsilon}, but must be a positive number"
+            )
+        options["eps"] = epsilon
     rates = _rates(schedule, learning_rate, total_steps, warmup_steps)
     return maker(rates, **options), rates
 
@@ -132,9 +142,10 @@ def _check_option(option: str, name: str) -> None:
         if option in inspect.signature(getattr(optax, other)).parameters
     ]
     if name not in having:
-        flag = f"--{option.replace('_', '-')}"
+        called = {"eps": "epsilon"}.get(option, option)
+        flag = f"--{called.replace('_', '-')}"
         raise errors.ArgumentError(
-            f"--optimizer {name} has no {option.replace('_', ' ')}; leave {flag} out, "
+            f"--optimizer {name} has no {called.replace('_', ' ')}; leave {flag} out, "
             f"or use one of: {', '.join(having)}"
         )
 

@@ -55,6 +55,13 @@ def test_any_image_size_depth_and_class_count(shape: tuple[int, ...]) -> None:
     assert logits.shape == (shape[0], 3)
 
 
+def test_every_kernel_is_drawn_as_asked() -> None:
+    model = models.CNN(kernel_init=jax.nn.initializers.constant(0.5))
+    variables = initialised(model, (1, 28, 28, 1))["params"]
+    for name, layer in variables.items():
+        assert np.all(layer["kernel"] == 0.5), name
+
+
 def test_dropout_acts_in_training_only() -> None:
     model = models.CNN(widths=(4,), dense=(64,), dropout=0.5)
     images = jnp.ones((1, 8, 8, 1))

@@ -19,6 +19,10 @@ from flaxnets.models import layers
             {"feature_group_count": 2, "kernel_dilation": 2},
         ),
         ({"padding": 1}, {"padding": 1}),
+        (
+            {"kernel_init": nn.initializers.glorot_uniform()},
+            {"kernel_init": nn.initializers.glorot_uniform()},
+        ),
     ],
 )
 def test_conv_is_linens_for_the_same_key(ours, theirs) -> None:

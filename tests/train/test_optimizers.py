@@ -98,10 +98,19 @@ def test_no_optimizer_decays_biases_but_novograd(name: str) -> None:
     assert same == (name != "novograd")
 
 
-@pytest.mark.parametrize("name", ["sgd", "rmsprop", "lars"])
-def test_momentum_is_optax_s(name: str) -> None:
-    ours, _ = make(name, momentum=0.7)
-    theirs = getattr(optax, name)(0.1, momentum=0.7)
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [
+        ("sgd", {"momentum": 0.7}, {"momentum": 0.7}),
+        ("rmsprop", {"momentum": 0.7}, {"momentum": 0.7}),
+        ("lars", {"momentum": 0.7}, {"momentum": 0.7}),
+        ("adam", {"epsilon": 0.7}, {"eps": 0.7}),
+        ("yogi", {"epsilon": 0.7}, {"eps": 0.7}),
+    ],
+)
+def test_options_are_optax_s(name: str, ours, theirs) -> None:
+    ours, _ = make(name, **ours)
+    theirs = getattr(optax, name)(0.1, **theirs)
     for optimizer in (ours, theirs):
         state = optimizer.init(PARAMS)
         for _ in range(2):
@@ -159,6 +168,8 @@ def test_schedules_begin_and_end_as_documented(schedule, first, last) -> None:
         ({"learning_rate": float("nan")}, "--learning-rate is nan"),
         ({"name": "adam", "momentum": 0.9}, "adam has no momentum.*sgd"),
         ({"name": "sgd", "momentum": 1.0}, "--momentum is 1.0"),
+        ({"name": "sgd", "epsilon": 1e-7}, "--optimizer sgd has no epsilon.*adamw"),
+        ({"epsilon": 0.0}, "--epsilon is 0.0"),
         ({"total_steps": 0}, "total_steps is 0"),
         ({"warmup_steps": 100}, "warmup_steps is 100.*100 steps"),
         ({"warmup_steps": 5, "schedule": "onecycle"}, "warm-up of its own"),
