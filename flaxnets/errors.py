@@ -24,6 +24,10 @@ class DownloadError(FlaxnetsError, OSError):
     """A file could not be fetched, or the fetched bytes are not the expected ones."""
 
 
+class WeightsError(FlaxnetsError, ValueError):
+    """A file of weights is broken, forged, or belongs to another model."""
+
+
 class CheckpointError(FlaxnetsError, RuntimeError):
     """A checkpoint is damaged, absent, or belongs to another model."""
 

@@ -39,6 +39,17 @@ def initialize(model: Any, key: jax.Array, input_shape: Sequence[int]) -> Tree:
     return lowered.compile(compiler_options=options)(key)
 
 
+def abstract(model: Any, input_shape: Sequence[int]) -> Tree:
+    """Shapes and types of a Linen module's variables; computes nothing.
+
+    Args:
+        model: a Linen module that takes one array f32[*input_shape].
+        input_shape: batch size included.
+    """
+    image = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+    return jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image)
+
+
 def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves by name, in the tree's order."""
     flat: dict[str, Any] = {}
@@ -202,9 +213,7 @@ def summary(
         frozen: globs of parameters to count as frozen.
     """
     image = jax.ShapeDtypeStruct((1, *tuple(input_shape)[-3:]), jnp.float32)
-    variables = jax.eval_shape(
-        lambda image: model.init(jax.random.key(0), image), image
-    )
+    variables = abstract(model, image.shape)
     leaves = flatten(variables["params"])
 
     def forward(variables: Tree, image: jax.Array) -> Any:

@@ -16,6 +16,7 @@ FLOORS = {
     "flaxnets.params": 0,
     "flaxnets.models": 1,
     "flaxnets.data": 2,
+    "flaxnets.weights": 2,
     "flaxnets.train": 3,
     "flaxnets.report": 3,
     "experiments": 4,

@@ -22,26 +22,46 @@ def load(path: Path, class_names: tuple[str, ...] | None = None) -> Dataset:
         DataError: no such file, not an `.npz`, damaged, arrays missing, holding
             objects, declaring more than they store, or not fit to train on.
     """
+    held = arrays(path, KEYS)
+    parts = [held[key] for key in KEYS]
+    return assembled(path.stem, str(path), parts, class_names, f"read from {path}")
+
+
+def arrays(path: Path, keys: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file by name, no more memory taken than they fill.
+
+    Args:
+        path: the file.
+        keys: the arrays to read; by default all.
+
+    Raises:
+        DataError: no such file, not an `.npz`, damaged, arrays missing, holding
+            objects, or declaring more than they store.
+    """
     if not path.is_file():
         raise errors.DataError(f"{path}: no such file; give the path of an .npz file")
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:
+        called = f" called {', '.join(keys)}" if keys else ""
         raise errors.DataError(
             f"{path}: not a readable .npz file ({error!r:.200}); expected a zip of "
-            f".npy arrays called {', '.join(KEYS)}"
+            f".npy arrays{called}"
         ) from error
     with archive:
-        arrays = [_read(archive, path, key) for key in KEYS]
-    return assembled(path.stem, str(path), arrays, class_names, f"read from {path}")
+        if keys is None:
+            keys = tuple(name.removesuffix(".npy") for name in archive.namelist())
+        return {key: _read(archive, path, key, keys) for key in keys}
 
 
-def _read(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+def _read(
+    archive: zipfile.ZipFile, path: Path, key: str, keys: tuple[str, ...]
+) -> np.ndarray:
     if f"{key}.npy" not in archive.namelist():
         found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
         raise errors.DataError(
             f"{path}: array {key} is missing; found {found or 'no arrays'}, expected "
-            f"{', '.join(KEYS)}"
+            f"{', '.join(keys)}"
         )
     try:
         return _array(archive, path, key)

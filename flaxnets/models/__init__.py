@@ -1,3 +1,10 @@
 """Architectures: Linen modules that return `(output, endpoints)`, nothing else."""
 
+from flaxnets.models.alexnet import AlexNet as AlexNet
 from flaxnets.models.cnn import CNN as CNN
+from flaxnets.models.googlenet import GoogLeNet as GoogLeNet
+from flaxnets.models.registry import build as build
+from flaxnets.models.registry import list_models as list_models
+from flaxnets.models.resnet import ResNet as ResNet
+from flaxnets.models.squeezenet import SqueezeNet as SqueezeNet
+from flaxnets.models.vgg import VGG as VGG

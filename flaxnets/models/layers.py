@@ -11,6 +11,13 @@ from jax.nn.initializers import Initializer
 from flaxnets import ops
 from flaxnets.ops.convolution import Padding
 
+# What every model returns: its output, and its activations by name.
+Output = tuple[jax.Array, dict[str, jax.Array]]
+
+# He et al. 2015 (arXiv 1502.01852), keeping the variance of the backward pass, as
+# torchvision draws the kernels of VGG and ResNet.
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 class Conv(nn.Module):
     """A convolution with the parameters of `flax.linen.Conv`.
@@ -54,3 +61,45 @@ class Conv(nn.Module):
         if bias is None:
             return y
         return y + jnp.reshape(bias.astype(dtype), (1,) * (y.ndim - 1) + (-1,))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation with the parameters of `flax.linen.BatchNorm`.
+
+    Ioffe and Szegedy 2015 (arXiv 1502.03167). In training the running statistics move
+    by `1 - momentum` towards the batch's; PyTorch calls that share its momentum.
+
+    Attributes:
+        epsilon: added to the variance.
+        momentum: share of the running statistics that a step keeps.
+        dtype: type of the computation (parameters and statistics stay float32).
+    """
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Normalises [..., C], by the batch in training and else by what was stored."""
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        used = mean.value, var.value
+        if train:
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            axes = tuple(range(x.ndim - 1))
+            used = jnp.mean(wide, axes), jnp.var(wide, axes)
+            if not self.is_initializing():
+                for stored, now in zip((mean, var), used, strict=True):
+                    kept = self.momentum * stored.value
+                    stored.value = kept + (1 - self.momentum) * now
+        # One factor and one addend a channel: the fewest operations on the map.
+        factor = scale * jax.lax.rsqrt(used[1] + self.epsilon)
+        addend = bias - used[0] * factor
+        dtype = self.dtype or jnp.result_type(x, scale)
+        channels = (1,) * (x.ndim - 1) + (features,)
+        factor, addend = (v.reshape(channels).astype(dtype) for v in (factor, addend))
+        return x.astype(dtype) * factor + addend

@@ -18,6 +18,7 @@ def max_pool(
     *,
     strides: int | Sequence[int] | None = None,
     padding: convolution.Padding = "VALID",
+    ceil_mode: bool = False,
 ) -> jax.Array:
     """The largest value of each window; of equal ones, the first takes the gradient.
 
@@ -26,8 +27,12 @@ def max_pool(
         window: one number or one a dimension.
         strides: as `window` by default.
         padding: as for `conv`; padding never wins.
+        ceil_mode: also take the last window where it only begins inside the image
+            (Caffe's and PyTorch's rule).
     """
     sizes, steps, pairs = _geometry(x, window, strides, padding)
+    if ceil_mode:
+        pairs = _rounded_up(x.shape[1:-1], sizes, steps, pairs)
     if sizes == steps and np.prod(sizes) <= 9 and not np.any(pairs):
         return _max_pool_tiles(x, sizes)
     low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
@@ -60,6 +65,55 @@ def avg_pool(
     ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
     counts = _reduce(ones, zero, jax.lax.add, sizes, steps, pairs)
     return total / jnp.broadcast_to(counts, total.shape)
+
+
+def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
+    """Means of windows that divide the image into `outputs` parts, as PyTorch's.
+
+    Part i of n covers floor(i H / n) to ceil((i + 1) H / n).
+
+    Args:
+        x: [B, *spatial, C].
+        outputs: how many parts, one number or one a dimension.
+
+    Returns:
+        [B, *outputs, C].
+    """
+    rank = x.ndim - 2
+    if rank not in (1, 2, 3):
+        raise errors.ArgumentError(
+            f"pooling takes x [B, *spatial, C] of 1 to 3 spatial dimensions, but got "
+            f"shape {x.shape}"
+        )
+    parts = convolution.per_dimension(outputs, rank, "outputs")
+    for axis, (count, size) in enumerate(
+        zip(parts, x.shape[1:-1], strict=True), start=1
+    ):
+        if count == size:
+            continue
+        start = np.arange(count) * size // count
+        end = -(-np.arange(1, count + 1) * size // count)
+        place = np.arange(size)
+        inside = (place >= start[:, None]) & (place < end[:, None])
+        weights = jnp.asarray(inside / (end - start)[:, None], x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,))), -1, axis)
+    return x
+
+
+def _rounded_up(
+    sizes: Sequence[int],
+    window: Sequence[int],
+    steps: Sequence[int],
+    pairs: products.Pairs,
+) -> products.Pairs:
+    """Padding that gives one more window where one begins before the image's end."""
+    longer = []
+    for size, taps, step, (low, high) in zip(sizes, window, steps, pairs, strict=True):
+        count = -(-(size + low + high - taps) // step) + 1
+        if (count - 1) * step >= size + low:
+            count -= 1
+        longer.append((low, max(high, (count - 1) * step + taps - size - low)))
+    return tuple(longer)
 
 
 def _geometry(

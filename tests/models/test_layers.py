@@ -44,3 +44,30 @@ def test_computes_in_the_given_type_with_float32_parameters() -> None:
     y, variables = layer.init_with_output(jax.random.key(0), jnp.ones((1, 4, 4, 1)))
     assert y.dtype == jnp.bfloat16
     assert variables["params"]["kernel"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_is_linens(train: bool) -> None:
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 5, 3))
+    mine = layers.BatchNorm(epsilon=1e-3, momentum=0.8)
+    reference = nn.BatchNorm(
+        use_running_average=not train,
+        epsilon=1e-3,
+        momentum=0.8,
+        use_fast_variance=False,
+    )
+    variables: Any = mine.init(jax.random.key(1), x, train)
+    expected: Any = reference.init(jax.random.key(1), x)
+    assert jax.tree.structure(variables) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    draws = iter(jax.random.split(jax.random.key(2), 4))
+    variables = jax.tree.map(
+        lambda leaf: jax.random.uniform(next(draws), leaf.shape, minval=0.5), variables
+    )
+    found, moved = mine.apply(variables, x, train, mutable=["batch_stats"])
+    wanted, moved_expected = reference.apply(variables, x, mutable=["batch_stats"])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    for one, two in zip(
+        jax.tree.leaves(moved), jax.tree.leaves(moved_expected), strict=True
+    ):
+        np.testing.assert_allclose(one, two, rtol=1e-5)

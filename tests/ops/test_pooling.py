@@ -56,6 +56,40 @@ def test_avg_pool_equals_loops(shape, window, strides, padding) -> None:
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("size", "padding", "expected"),
+    [
+        # Begins at 0, 2, 4: the third covers one value only.
+        (5, 0, [2, 4]),
+        (6, 0, [2, 4, 5]),
+        # Begins at -1, 1, 3, 5, all inside.
+        (6, 1, [1, 3, 5, 5]),
+        # A window at 7 would begin in the padding, and is not taken.
+        (7, 1, [1, 3, 5, 6]),
+    ],
+)
+def test_ceil_mode_takes_windows_that_begin_inside(size, padding, expected) -> None:
+    x = jnp.arange(float(size)).reshape(1, size, 1)
+    y = ops.max_pool(x, 3, strides=2, padding=padding, ceil_mode=True)
+    np.testing.assert_array_equal(y[0, :, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "outputs"), [((7, 7), 7), ((9, 3), (4, 2)), ((2, 5), 6)]
+)
+def test_adaptive_avg_pool_divides_the_image(size, outputs) -> None:
+    x = images((*size, 3))
+    y = ops.adaptive_avg_pool(x, outputs)
+    rows, columns = (outputs, outputs) if isinstance(outputs, int) else outputs
+    assert y.shape == (2, rows, columns, 3)
+    for i in range(rows):
+        for j in range(columns):
+            a, b = i * size[0] // rows, -(-(i + 1) * size[0] // rows)
+            c, d = j * size[1] // columns, -(-(j + 1) * size[1] // columns)
+            expected = np.asarray(x)[:, a:b, c:d].mean(axis=(1, 2))
+            np.testing.assert_allclose(y[:, i, j], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_avg_pool_can_count_padding() -> None:
     y = ops.avg_pool(
         jnp.ones((1, 2, 2, 1)), 2, strides=2, padding=1, count_include_pad=True

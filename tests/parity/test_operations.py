@@ -95,6 +95,28 @@ def test_pooling_with_ties(kind: str, window: int, strides: int, padding: int) -
     )
 
 
+@pytest.mark.parametrize("size", range(4, 11))
+@pytest.mark.parametrize(
+    ("window", "strides", "padding"), [(3, 2, 0), (3, 2, 1), (2, 2, 0), (2, 3, 1)]
+)
+def test_ceil_mode(size: int, window: int, strides: int, padding: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, size, 7, 3))
+    y = ops.max_pool(x, window, strides=strides, padding=padding, ceil_mode=True)
+    expected = torch.nn.functional.max_pool2d(
+        channels_first(x), window, strides, padding, ceil_mode=True
+    )
+    np.testing.assert_array_equal(y, channels_last(expected))
+
+
+@pytest.mark.parametrize(("size", "outputs"), [(7, 7), (13, 6), (5, 7), (9, 1)])
+def test_adaptive_average(size: int, outputs: int) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, size, size + 2, 3))
+    expected = torch.nn.functional.adaptive_avg_pool2d(channels_first(x), outputs)
+    np.testing.assert_allclose(
+        ops.adaptive_avg_pool(x, outputs), channels_last(expected), rtol=1e-5, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(smoothing: float) -> None:
     logits = 5 * jax.random.normal(jax.random.key(0), (6, 4))

@@ -1,0 +1,88 @@
+"""Zip archives, looked at before anything in them is read; nothing is ever unpacked."""
+
+import collections
+import contextlib
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from flaxnets import errors
+
+# deflate cannot compress below about 1/1032 of the size (the format's limit).
+_DEFLATE_LIMIT = 1032
+
+_ENCRYPTED = 0x1
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Opens a zip archive whose directory tells a possible story.
+
+    Raises:
+        WeightsError: the directory is missing, or an entry leads out of the archive,
+            is a link, is encrypted, comes twice, or declares more than the file holds.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise errors.WeightsError(
+            f"{path}: begins like a zip archive but has no readable directory at its "
+            f"end ({error}); it is cut off or damaged, get it again"
+        ) from None
+    with archive:
+        times = collections.Counter(archive.namelist())
+        for entry in archive.infolist():
+            fault = _fault(entry)
+            if times[entry.filename] > 1:
+                fault = "is there twice"
+            if fault:
+                raise errors.WeightsError(
+                    f"{path}: the archive's {entry.filename!r:.200} {fault}; the file "
+                    "is damaged or forged, get it from its publisher"
+                )
+        # Entries that overlap would be read many times over.
+        size = path.stat().st_size
+        packed = sum(entry.compress_size for entry in archive.infolist())
+        if packed > size:
+            raise errors.WeightsError(
+                f"{path}: its entries claim {packed:,} bytes of a file of {size:,}; "
+                "it is cut off or forged, get it again"
+            )
+        yield archive
+
+
+def stored(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
+    """An entry that is stored as it is: it takes no more memory than the file does.
+
+    Raises:
+        WeightsError: there is no such entry, or it is compressed.
+    """
+    if name not in archive.NameToInfo:
+        raise errors.WeightsError(
+            f"{path}: {name} is missing from the archive; the file is damaged, get it "
+            "again"
+        )
+    entry = archive.getinfo(name)
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise errors.WeightsError(
+            f"{path}: {name} is compressed, expected it stored as PyTorch and Keras "
+            "do; get the file as its publisher made it, not packed again"
+        )
+    return entry
+
+
+def _fault(entry: zipfile.ZipInfo) -> str | None:
+    place = PurePosixPath(entry.filename.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or ":" in entry.filename:
+        return "leads out of it"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a link"
+    if entry.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    most = entry.compress_size
+    if entry.compress_type != zipfile.ZIP_STORED:
+        most *= _DEFLATE_LIMIT
+    if entry.file_size > most:
+        return f"declares {entry.file_size:,} bytes but stores {entry.compress_size:,}"
+    return None

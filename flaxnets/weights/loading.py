@@ -1,0 +1,134 @@
+"""From the tensors of a file to a model's variables, whole or not at all."""
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets import errors, params
+from flaxnets.weights import files, names
+from flaxnets.weights.names import Layout
+
+# The smallest images that every network takes; parameters do not depend on the size.
+_IMAGES = (1, 224, 224, 3)
+# Lines of a difference that a message shows.
+_SHOWN = 12
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: Any,
+    *,
+    layout: Layout | None = None,
+    input_shape: Sequence[int] = _IMAGES,
+) -> dict[str, Any]:
+    """A model's variables from a file of another library.
+
+    The head is left out where the model has none (`num_classes` 0 or None), and so are
+    auxiliary classifiers that it has not.
+
+    Args:
+        path: a file that `read` takes.
+        model: one of the library's models.
+        layout: whose names the file has; by default, those that fit it best.
+        input_shape: images that the model takes, batch included.
+
+    Returns:
+        `{"params": ..., "batch_stats": ...}` as float32 arrays.
+
+    Raises:
+        WeightsError: the file is broken, or not of this model: tensors are missing,
+            unexpected or of other shapes. Nothing is loaded then.
+    """
+    return convert(
+        files.read(path), model, layout=layout, input_shape=input_shape, path=path
+    )
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    model: Any,
+    *,
+    layout: Layout | None = None,
+    input_shape: Sequence[int] = _IMAGES,
+    path: str | os.PathLike[str] = "these tensors",
+) -> dict[str, Any]:
+    """A model's variables from the tensors of another library; see `load`."""
+    leaves = params.flatten(params.abstract(model, input_shape))
+    known = names.layouts(model)
+    if not known:
+        raise errors.ArgumentError(
+            f"no name maps are known for {type(model).__name__}; load its variables "
+            "with params.unflatten"
+        )
+    if layout and layout not in known:
+        raise errors.ArgumentError(
+            f"layout is {layout!r}, but {type(model).__name__} is known from: "
+            f"{', '.join(known)}"
+        )
+    candidates = (layout,) if layout else known
+    maps = {name: names.name_map(model, name, leaves) for name in candidates}
+    chosen = max(
+        maps,
+        key=lambda name: sum(source.name in tensors for source in maps[name].values()),
+    )
+    sources = maps[chosen]
+    if found := _differences(tensors, sources, leaves, model):
+        lines = "\n".join(f"  {line}" for line in found[:_SHOWN])
+        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise errors.WeightsError(
+            f"{path}: not the weights of this {type(model).__name__} as {chosen} names "
+            f"them; nothing was loaded:\n{lines}{more}\n"
+            "Choose the model, its version and num_classes as the file has them"
+        )
+    device = {}
+    for leaf, source in sources.items():
+        values = source.convert(tensors[source.name])
+        device[leaf] = jnp.asarray(np.ascontiguousarray(values, np.float32))
+    return jax.block_until_ready(params.unflatten(device))
+
+
+def _differences(
+    tensors: Mapping[str, np.ndarray],
+    sources: Mapping[str, names.Source],
+    leaves: Mapping[str, Any],
+    model: Any,
+) -> list[str]:
+    """One line for each tensor that is missing, unexpected or of another shape."""
+    used = {source.name for source in sources.values()}
+    extra = [
+        name
+        for name in tensors
+        if name not in used and not names.ignored(name) and not _unwanted(name, model)
+    ]
+    lines = []
+    for leaf, source in sources.items():
+        shape = source.shape(leaves[leaf].shape)
+        if source.name not in tensors:
+            close = difflib.get_close_matches(source.name, extra, n=1, cutoff=0.8)
+            hint = f" (is it {close[0]}?)" if close else ""
+            lines.append(f"missing: {source.name} {list(shape)}, for {leaf}{hint}")
+        elif tensors[source.name].shape != shape:
+            lines.append(
+                f"of other shape: {source.name} is "
+                f"{list(tensors[source.name].shape)}, but {list(shape)} is expected, "
+                f"for {leaf}"
+            )
+    return lines + [f"unexpected: {name} {list(tensors[name].shape)}" for name in extra]
+
+
+# First parts of names of heads, in any layout.
+_HEADS = ("classifier", "pre_logits", "head", "fc", "fc1", "fc2", "predictions")
+
+
+def _unwanted(name: str, model: Any) -> bool:
+    """Whether a tensor belongs to a head or classifier that the model has not."""
+    first = Path(name).parts[0].split(".")[0]
+    if first in ("aux1", "aux2"):
+        return not (model.auxiliary and model.num_classes)
+    return not model.num_classes and first in (*_HEADS, "conv_final")

@@ -1,0 +1,199 @@
+"""Weights into models, from real files and from broken ones."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import flaxnets
+from flaxnets import data, errors, models, ops, params, weights
+from flaxnets.data import preprocessing
+from flaxnets.weights import loading, names
+
+
+def test_the_original_squeezenet_names_real_pictures(real_data: Path) -> None:
+    model, variables = flaxnets.create(
+        "squeezenet_caffe", weights=real_data / "squeezenet_v1_caffe.npz"
+    )
+    index = json.loads((real_data / "imagenet_class_index.json").read_text())
+    classes = {wordnet: int(number) for number, (wordnet, _) in index.items()}
+    images, labels = [], []
+    with zipfile.ZipFile(real_data / "imagenet_samples_100.zip") as archive:
+        for name in archive.namelist():
+            if name.endswith(".jpg"):
+                picture = Image.open(io.BytesIO(archive.read(name))).convert("RGB")
+                images.append(preprocessing.SQUEEZENET_CAFFE(np.asarray(picture)))
+                labels.append(classes[Path(name).name.split("_")[0]])
+    apply = jax.jit(lambda images: model.apply(variables, images)[0])
+    parts = [np.stack(images[at : at + 20]) for at in range(0, 100, 20)]
+    logits = np.concatenate([apply(part) for part in parts])
+    ranked = np.argsort(-logits, axis=1)
+    right = ranked == np.array(labels)[:, None]
+    # Measured with another implementation: 65 and 81.
+    assert abs(right[:, 0].sum() - 65) <= 1
+    assert abs(right[:, :5].any(axis=1).sum() - 81) <= 1
+
+
+class LeNet(nn.Module):
+    """Two 5x5 convolutions with pooling, two dense layers."""
+
+    widths: tuple[int, int]
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for index, width in enumerate(self.widths, start=1):
+            x = nn.Conv(width, (5, 5), padding="VALID", name=f"conv{index}")(x)
+            x = nn.relu(ops.max_pool(x, 2))
+        x = nn.relu(nn.Dense(self.hidden, name="fc1")(x.reshape(x.shape[0], -1)))
+        return nn.Dense(10, name="fc2")(x)
+
+
+@pytest.mark.parametrize(
+    ("file", "widths", "hidden", "mean", "deviation", "expected"),
+    [
+        ("lenet_mnist_legacy.pth", (20, 50), 500, 0.1307, 0.3081, 9893),
+        ("lenet_mnist_zip.pth", (10, 20), 50, 0.0, 1.0, 9761),
+    ],
+)
+def test_networks_of_others_keep_their_accuracy(
+    file, widths, hidden, mean, deviation, expected, real_data: Path
+) -> None:
+    tensors = weights.read(real_data / file)
+    model = LeNet(widths, hidden)
+    leaves = {}
+    for name, tensor in tensors.items():
+        module, kind = name.split(".")
+        if kind == "bias":
+            leaves[f"{module}/bias"] = tensor
+        elif module.startswith("conv"):
+            leaves[f"{module}/kernel"] = tensor.transpose(2, 3, 1, 0)
+        else:
+            grid = (widths[1], 4, 4) if module == "fc1" else None
+            leaves[f"{module}/kernel"] = names.Source(name, (1, 0), grid).convert(
+                tensor
+            )
+    variables: Any = {"params": params.unflatten(leaves)}
+    test = data.load("mnist").test
+    images = (test.images / np.float32(255) - np.float32(mean)) / np.float32(deviation)
+    apply: Any = jax.jit(model.apply)
+    found = np.concatenate(
+        [np.argmax(apply(variables, part), axis=1) for part in np.split(images, 10)]
+    )
+    assert np.sum(found == test.labels) == expected
+
+
+def squeezenet_tensors() -> dict[str, np.ndarray]:
+    """A file of SqueezeNet 1.1 as torchvision names it, all values different."""
+    model = models.build("squeezenet1_1", num_classes=5)
+    leaves = params.flatten(params.abstract(model, (1, 64, 64, 3)))
+    generator = np.random.default_rng(0)
+    return {
+        source.name: generator.normal(size=source.shape(leaves[leaf].shape))
+        for leaf, source in names.name_map(model, "torchvision", leaves).items()
+    }
+
+
+def small(**options: Any) -> Any:
+    return models.build("squeezenet1_1", **{"num_classes": 5, **options})
+
+
+def test_every_tensor_is_used_once_and_turned() -> None:
+    tensors = squeezenet_tensors()
+    variables = loading.convert(tensors, small())
+    kernel = variables["params"]["fire2"]["expand3x3"]["kernel"]
+    theirs = tensors["features.3.expand3x3.weight"].astype(np.float32)
+    np.testing.assert_array_equal(kernel, theirs.transpose(2, 3, 1, 0))
+    values = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(variables)]
+    found, wanted = (
+        np.concatenate(values),
+        np.concatenate(
+            [tensor.astype(np.float32).ravel() for tensor in tensors.values()]
+        ),
+    )
+    np.testing.assert_array_equal(np.sort(found), np.sort(wanted))
+
+
+def test_without_a_head_the_files_is_left_out() -> None:
+    variables = loading.convert(squeezenet_tensors(), small(num_classes=None))
+    assert "logits" not in variables["params"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("features.0.weight"),
+            r"missing: features.0.weight \[64, 3, 3, 3\], for params/conv1/kernel",
+        ),
+        (
+            lambda t: t.update({"features.99.weight": np.zeros(3)}),
+            r"unexpected: features.99.weight \[3\]",
+        ),
+        (
+            lambda t: t.update({"features.0.weight": t["features.0.weight"].T}),
+            r"features.0.weight is \[3, 3, 3, 64\], but \[64, 3, 3, 3\] is expected",
+        ),
+        (
+            lambda t: t.update({"features.00.weight": t.pop("features.0.weight")}),
+            r"missing: features.0.weight .*\(is it features.00.weight\?\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_listed_and_nothing_loaded(change, message) -> None:
+    tensors = squeezenet_tensors()
+    change(tensors)
+    with pytest.raises(errors.WeightsError, match=message) as caught:
+        loading.convert(tensors, small(), path="file.pth")
+    assert "file.pth: not the weights of this SqueezeNet" in str(caught.value)
+    assert "nothing was loaded" in str(caught.value)
+
+
+def test_another_number_of_classes_is_named() -> None:
+    with pytest.raises(
+        errors.WeightsError,
+        match=r"classifier.1.weight is \[5, 512, 1, 1\], but \[1000",
+    ):
+        loading.convert(squeezenet_tensors(), small(num_classes=1000))
+
+
+def test_unknown_layouts_and_models_are_named() -> None:
+    with pytest.raises(errors.ArgumentError, match="'keras', but SqueezeNet is known"):
+        loading.convert({}, small(), layout="keras")
+    with pytest.raises(errors.ArgumentError, match="no name maps are known for CNN"):
+        loading.convert({}, models.CNN())
+
+
+def test_counters_of_batches_are_no_weights() -> None:
+    tensors = squeezenet_tensors()
+    tensors["features.0.num_batches_tracked"] = np.array(7)
+    loading.convert(tensors, small())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "either weights, a file to read, or key"),
+        ({"weights": "a.pth", "key": 0}, "either weights, a file to read, or key"),
+        ({"weights": "/nowhere/a.pth"}, "/nowhere/a.pth"),
+    ],
+)
+def test_create_says_what_it_needs(options, message: str) -> None:
+    with pytest.raises(errors.FlaxnetsError, match=message):
+        flaxnets.create("squeezenet1_1", **options)
+
+
+def test_create_draws_with_a_key() -> None:
+    model, variables = flaxnets.create(
+        "squeezenet1_1", key=jax.random.key(0), num_classes=3
+    )
+    logits, _ = model.apply(variables, jnp.zeros((1, 64, 64, 3)))
+    assert logits.shape == (1, 3)
