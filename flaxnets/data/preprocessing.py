@@ -1,6 +1,7 @@
 """From a picture to what a pretrained network was trained on."""
 
 import dataclasses
+from importlib import resources
 from typing import Literal
 
 import numpy as np
@@ -86,6 +87,24 @@ SQUEEZENET_CAFFE = Preprocessing(
     deviation=(1.0, 1.0, 1.0),
     channels="bgr",
 )
+
+# What the weights of each layout (`flaxnets.weights.names.Layout`) were made with.
+OF_LAYOUT = {
+    "torchvision": TORCHVISION,
+    "timm": TORCHVISION,
+    "keras": KERAS_CAFFE,
+    "keras3": KERAS_CAFFE,
+    "caffe": SQUEEZENET_CAFFE,
+}
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Names of ImageNet's 1000 classes in the order of the logits.
+
+    They are torchvision's (torchvision/models/_meta.py), all different.
+    """
+    file = resources.files("flaxnets.data") / "imagenet_classes.txt"
+    return tuple(file.read_text().splitlines())
 
 
 def _middle(image: np.ndarray, size: int, axis: int) -> np.ndarray:

@@ -61,23 +61,13 @@ def convert(
     """A model's variables from the tensors of another library; see `load`."""
     leaves = params.flatten(params.abstract(model, input_shape))
     known = names.layouts(model)
-    if not known:
-        raise errors.ArgumentError(
-            f"no name maps are known for {type(model).__name__}; load its variables "
-            "with params.unflatten"
-        )
     if layout and layout not in known:
         raise errors.ArgumentError(
             f"layout is {layout!r}, but {type(model).__name__} is known from: "
             f"{', '.join(known)}"
         )
-    candidates = (layout,) if layout else known
-    maps = {name: names.name_map(model, name, leaves) for name in candidates}
-    chosen = max(
-        maps,
-        key=lambda name: sum(source.name in tensors for source in maps[name].values()),
-    )
-    sources = maps[chosen]
+    chosen = layout or layout_of(tensors, model, input_shape=input_shape)
+    sources = names.name_map(model, chosen, leaves)
     if found := _differences(tensors, sources, leaves, model):
         lines = "\n".join(f"  {line}" for line in found[:_SHOWN])
         more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -91,6 +81,32 @@ def convert(
         values = source.convert(tensors[source.name])
         device[leaf] = jnp.asarray(np.ascontiguousarray(values, np.float32))
     return jax.block_until_ready(params.unflatten(device))
+
+
+def layout_of(
+    tensors: Mapping[str, np.ndarray],
+    model: Any,
+    *,
+    input_shape: Sequence[int] = _IMAGES,
+) -> Layout:
+    """The layout whose names are most often those of the tensors.
+
+    Raises:
+        ArgumentError: no name maps are known for such a model.
+    """
+    known = names.layouts(model)
+    if not known:
+        raise errors.ArgumentError(
+            f"no name maps are known for {type(model).__name__}; load its variables "
+            "with params.unflatten"
+        )
+    leaves = params.flatten(params.abstract(model, input_shape))
+
+    def found(layout: Layout) -> int:
+        sources = names.name_map(model, layout, leaves).values()
+        return sum(source.name in tensors for source in sources)
+
+    return max(known, key=found)
 
 
 def _differences(
@@ -123,7 +139,13 @@ def _differences(
 
 
 # First parts of names of heads, in any layout.
-_HEADS = ("classifier", "pre_logits", "head", "fc", "fc1", "fc2", "predictions")
+_HEADS = (
+    *("classifier", "fc"),  # torchvision
+    *("pre_logits", "head"),  # timm
+    *("fc1", "fc2", "predictions"),  # Keras
+    *("dense", "dense_1", "dense_2"),  # Keras 3
+    "conv_final",  # Caffe
+)
 
 
 def _unwanted(name: str, model: Any) -> bool:
@@ -131,4 +153,4 @@ def _unwanted(name: str, model: Any) -> bool:
     first = Path(name).parts[0].split(".")[0]
     if first in ("aux1", "aux2"):
         return not (model.auxiliary and model.num_classes)
-    return not model.num_classes and first in (*_HEADS, "conv_final")
+    return not model.num_classes and first in _HEADS

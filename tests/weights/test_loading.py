@@ -122,6 +122,52 @@ def test_every_tensor_is_used_once_and_turned() -> None:
     np.testing.assert_array_equal(np.sort(found), np.sort(wanted))
 
 
+def test_timms_vgg_keeps_dense_layers_as_convolutions() -> None:
+    model = models.build("vgg16")
+    leaves = params.flatten(params.abstract(model, (1, 224, 224, 3)))
+    found = names.name_map(model, "timm", leaves)
+    shapes = {
+        source.name: source.shape(leaves[leaf].shape) for leaf, source in found.items()
+    }
+    # As timm's file has them (timm/models/vgg.py, `ConvMlp`).
+    assert shapes["pre_logits.fc1.weight"] == (4096, 512, 7, 7)
+    assert shapes["pre_logits.fc2.weight"] == (4096, 4096, 1, 1)
+    assert shapes["head.fc.weight"] == (1000, 4096)
+    assert shapes["features.28.weight"] == (512, 512, 3, 3)
+
+
+def test_a_flattened_map_is_put_in_channels_last_order() -> None:
+    generator = np.random.default_rng(0)
+    channels, height, width, outputs = 3, 2, 4, 5
+    image = generator.normal(size=(height, width, channels))
+    kernel = generator.normal(size=(outputs, channels, height, width))
+    expected = np.einsum("ochw,hwc->o", kernel, image)
+    grid = (channels, height, width)
+    for order, stored in (
+        ((1, 0), kernel.reshape(outputs, -1)),
+        ((2, 3, 1, 0), kernel),
+    ):
+        ours = names.Source("dense", order, grid).convert(stored)
+        np.testing.assert_allclose(image.ravel() @ ours, expected)
+        assert names.Source("dense", order, grid).shape(ours.shape) == stored.shape
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("alexnet", "googlenet", "squeezenet1_0", "squeezenet1_1", "squeezenet_caffe"),
+        *("vgg16", "vgg19_bn", "resnet18", "resnet50", "resnet50_v1"),
+    ],
+)
+def test_every_map_names_every_tensor_once(name: str) -> None:
+    model = models.build(name)
+    leaves = params.flatten(params.abstract(model, (1, 224, 224, 3)))
+    for layout in names.layouts(model):
+        found = names.name_map(model, layout, leaves)
+        assert found.keys() == leaves.keys()
+        assert len({source.name for source in found.values()}) == len(leaves), layout
+
+
 def test_without_a_head_the_files_is_left_out() -> None:
     variables = loading.convert(squeezenet_tensors(), small(num_classes=None))
     assert "logits" not in variables["params"]
