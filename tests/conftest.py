@@ -1,6 +1,7 @@
 """Settings for every test: no display, Keras on JAX, strict ranks, real data."""
 
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -10,6 +11,10 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# A shell starts a job in the background with Ctrl-C ignored, which the commands that
+# the tests start and interrupt would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
