@@ -79,8 +79,21 @@ def name_map(
 
 
 def layouts(model: Any) -> tuple[Layout, ...]:
-    """The libraries that have such a model."""
-    return tuple(layout for kind, layout in _RENAMES if isinstance(model, kind))
+    """The layouts of the libraries that have this very model."""
+    possible: list[Layout] = [
+        layout for kind, layout in _RENAMES if isinstance(model, kind)
+    ]
+    if isinstance(model, models.VGG) and model.batch_norm:
+        return tuple(layout for layout in possible if not layout.startswith("keras"))
+    if isinstance(model, models.ResNet):
+        keras = model.version == "1"
+        return tuple(
+            layout for layout in possible if layout.startswith("keras") == keras
+        )
+    if isinstance(model, models.SqueezeNet):
+        caffe = model.version == "caffe"
+        return tuple(layout for layout in possible if (layout == "caffe") == caffe)
+    return tuple(possible)
 
 
 def ignored(name: str) -> bool:
