@@ -65,17 +65,16 @@ class GoogLeNet(nn.Module):
         """
         endpoints: dict[str, jax.Array] = {}
 
-        def unit(width: int, size: int, name: str, stride: int = 1) -> ConvNorm:
-            return ConvNorm(width, size, stride, self.dtype, name=name)
-
         x = images
         if self.transform_input:
             x = x * jnp.asarray(_SCALE, x.dtype).reshape(1, 1, 1, 3)
             x = x + jnp.asarray(_SHIFT, x.dtype).reshape(1, 1, 1, 3)
-        x = endpoints["conv1"] = unit(64, 7, "conv1", stride=2)(x, train)
+        x = endpoints["conv1"] = conv_norm(
+            x, train, 64, 7, "conv1", self.dtype, stride=2
+        )
         x = ops.max_pool(x, 3, strides=2, ceil_mode=True)
-        x = endpoints["conv2"] = unit(64, 1, "conv2")(x, train)
-        x = endpoints["conv3"] = unit(192, 3, "conv3")(x, train)
+        x = endpoints["conv2"] = conv_norm(x, train, 64, 1, "conv2", self.dtype)
+        x = endpoints["conv3"] = conv_norm(x, train, 192, 3, "conv3", self.dtype)
         x = ops.max_pool(x, 3, strides=2, ceil_mode=True)
         for name, widths in _INCEPTIONS.items():
             x = endpoints[name] = Inception(*widths, self.dtype, name=name)(x, train)
@@ -96,30 +95,12 @@ class GoogLeNet(nn.Module):
         return x, endpoints
 
 
-class ConvNorm(nn.Module):
+def conv_norm(
+    x: jax.Array, train: bool, width: int, size: int, name: str, dtype: Any, stride=1
+) -> jax.Array:
     """A convolution without bias, batch normalisation, ReLU."""
-
-    width: int
-    size: int
-    stride: int = 1
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps f32[B, H, W, C] to f32[B, H / stride, W / stride, width]."""
-        x = layers.Conv(
-            self.width,
-            (self.size, self.size),
-            strides=self.stride,
-            padding=self.size // 2,
-            use_bias=False,
-            kernel_init=layers.HE_FAN_OUT,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        return nn.relu(
-            layers.BatchNorm(epsilon=1e-3, dtype=self.dtype, name="norm")(x, train)
-        )
+    layer = layers.ConvNorm(width, size, stride, epsilon=1e-3, dtype=dtype, name=name)
+    return nn.relu(layer(x, train))
 
 
 class Inception(nn.Module):
@@ -136,7 +117,7 @@ class Inception(nn.Module):
         """Maps f32[B, H, W, C] to f32[B, H, W, sum of the ways' widths]."""
 
         def unit(x: jax.Array, width: int, size: int, name: str) -> jax.Array:
-            return ConvNorm(width, size, dtype=self.dtype, name=name)(x, train)
+            return conv_norm(x, train, width, size, name, self.dtype)
 
         first = unit(x, self.way1, 1, "way1")
         second = unit(unit(x, self.way2[0], 1, "way2_reduce"), self.way2[1], 3, "way2")
@@ -156,7 +137,7 @@ class Auxiliary(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps f32[B, H, W, C] to logits f32[B, num_classes]."""
         x = ops.adaptive_avg_pool(x, 4)
-        x = ConvNorm(128, 1, dtype=self.dtype, name="conv")(x, train)
+        x = conv_norm(x, train, 128, 1, "conv", self.dtype)
         x = x.reshape(x.shape[0], -1)
         x = nn.relu(nn.Dense(1024, dtype=self.dtype, name="dense")(x))
         x = nn.Dropout(0.7, deterministic=not train)(x)

@@ -103,3 +103,40 @@ class BatchNorm(nn.Module):
         channels = (1,) * (x.ndim - 1) + (features,)
         factor, addend = (v.reshape(channels).astype(dtype) for v in (factor, addend))
         return x.astype(dtype) * factor + addend
+
+
+class ConvNorm(nn.Module):
+    """A square convolution, padded by half its window, and its batch normalisation.
+
+    Attributes:
+        features: number of kernels.
+        size: height and width of the window.
+        stride: of the window.
+        use_bias: whether the convolution adds a bias.
+        epsilon, momentum: as for `BatchNorm`.
+        dtype: type of the computation (parameters and statistics stay float32).
+    """
+
+    features: int
+    size: int
+    stride: int = 1
+    use_bias: bool = False
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps [B, H, W, C] to [B, H / stride, W / stride, features]."""
+        x = Conv(
+            self.features,
+            (self.size, self.size),
+            strides=self.stride,
+            padding=self.size // 2,
+            use_bias=self.use_bias,
+            kernel_init=HE_FAN_OUT,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        norm = BatchNorm(self.epsilon, self.momentum, self.dtype, name="norm")
+        return norm(x, train)

@@ -57,7 +57,7 @@ class ResNet(nn.Module):
                 f"depth is {self.depth}, but ResNet has one of {list(_DEPTHS)}"
             )
         endpoints: dict[str, jax.Array] = {}
-        unit = ConvNorm(64, 7, 2, self.version, self.dtype, name="stem")
+        unit = conv_norm(64, 7, 2, self.version, self.dtype, name="stem")
         x = endpoints["stem"] = nn.relu(unit(images, train))
         x = ops.max_pool(x, 3, strides=2, padding=1)
         depths, bottleneck = _DEPTHS[self.depth]
@@ -77,35 +77,21 @@ class ResNet(nn.Module):
         return x, endpoints
 
 
-class ConvNorm(nn.Module):
-    """A convolution and its batch normalisation."""
-
-    width: int
-    size: int
-    stride: int
-    version: str
-    dtype: Any = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Maps f32[B, H, W, C] to f32[B, H / stride, W / stride, width]."""
-        keras = self.version == "1"
-        x = layers.Conv(
-            self.width,
-            (self.size, self.size),
-            strides=self.stride,
-            padding=self.size // 2,
-            use_bias=keras,
-            kernel_init=layers.HE_FAN_OUT,
-            dtype=self.dtype,
-            name="conv",
-        )(x)
-        return layers.BatchNorm(
-            epsilon=1.001e-5 if keras else 1e-5,
-            momentum=0.99 if keras else 0.9,
-            dtype=self.dtype,
-            name="norm",
-        )(x, train)
+def conv_norm(
+    width: int, size: int, stride: int, version: str, dtype: Any, *, name: str
+) -> layers.ConvNorm:
+    """A convolution and its batch normalisation, torchvision's or Keras's."""
+    keras = version == "1"
+    return layers.ConvNorm(
+        width,
+        size,
+        stride,
+        use_bias=keras,
+        epsilon=1.001e-5 if keras else 1e-5,
+        momentum=0.99 if keras else 0.9,
+        dtype=dtype,
+        name=name,
+    )
 
 
 class Block(nn.Module):
@@ -146,8 +132,8 @@ class Unit(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Maps f32[B, H, W, C] to f32[B, H / stride, W / stride, width (times 4)]."""
 
-        def unit(width: int, size: int, stride: int, name: str) -> ConvNorm:
-            return ConvNorm(width, size, stride, self.version, self.dtype, name=name)
+        def unit(width: int, size: int, stride: int, name: str) -> layers.ConvNorm:
+            return conv_norm(width, size, stride, self.version, self.dtype, name=name)
 
         width, stride = self.width, self.stride
         if self.bottleneck:
