@@ -79,12 +79,7 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
     Returns:
         [B, *outputs, C].
     """
-    rank = x.ndim - 2
-    if rank not in (1, 2, 3):
-        raise errors.ArgumentError(
-            f"pooling takes x [B, *spatial, C] of 1 to 3 spatial dimensions, but got "
-            f"shape {x.shape}"
-        )
+    rank = _rank(x)
     parts = convolution.per_dimension(outputs, rank, "outputs")
     for axis, (count, size) in enumerate(
         zip(parts, x.shape[1:-1], strict=True), start=1
@@ -98,6 +93,17 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
         weights = jnp.asarray(inside / (end - start)[:, None], x.dtype)
         x = jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,))), -1, axis)
     return x
+
+
+def _rank(x: jax.Array) -> int:
+    """How many spatial dimensions an image has."""
+    rank = x.ndim - 2
+    if rank not in (1, 2, 3):
+        raise errors.ArgumentError(
+            f"pooling takes x [B, *spatial, C] of 1 to 3 spatial dimensions, but got "
+            f"shape {x.shape}"
+        )
+    return rank
 
 
 def _rounded_up(
@@ -122,12 +128,7 @@ def _geometry(
     strides: int | Sequence[int] | None,
     padding: convolution.Padding,
 ) -> tuple[tuple[int, ...], tuple[int, ...], products.Pairs]:
-    rank = x.ndim - 2
-    if rank not in (1, 2, 3):
-        raise errors.ArgumentError(
-            f"pooling takes x [B, *spatial, C] of 1 to 3 spatial dimensions, but got "
-            f"shape {x.shape}"
-        )
+    rank = _rank(x)
     sizes = convolution.per_dimension(window, rank, "window")
     steps = (
         sizes

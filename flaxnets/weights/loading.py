@@ -66,7 +66,7 @@ def convert(
             f"layout is {layout!r}, but {type(model).__name__} is known from: "
             f"{', '.join(known)}"
         )
-    chosen = layout or layout_of(tensors, model, input_shape=input_shape)
+    chosen = layout or _best_layout(tensors, model, leaves)
     sources = names.name_map(model, chosen, leaves)
     if found := _differences(tensors, sources, leaves, model):
         lines = "\n".join(f"  {line}" for line in found[:_SHOWN])
@@ -94,13 +94,19 @@ def layout_of(
     Raises:
         ArgumentError: no name maps are known for such a model.
     """
+    leaves = params.flatten(params.abstract(model, input_shape))
+    return _best_layout(tensors, model, leaves)
+
+
+def _best_layout(
+    tensors: Mapping[str, np.ndarray], model: Any, leaves: Mapping[str, Any]
+) -> Layout:
     known = names.layouts(model)
     if not known:
         raise errors.ArgumentError(
             f"no name maps are known for {type(model).__name__}; load its variables "
             "with params.unflatten"
         )
-    leaves = params.flatten(params.abstract(model, input_shape))
 
     def found(layout: Layout) -> int:
         sources = names.name_map(model, layout, leaves).values()
