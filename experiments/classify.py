@@ -4,8 +4,10 @@
     python -m experiments.classify *.jpg --model resnet50 --weights model.safetensors \
         --top 3 --json
 
-The weights are a file of torchvision, timm, Keras or Caffe; pictures are prepared as
-that library prepares them.
+    python -m experiments.classify cat.jpg --model resnet50 --weights torchvision-v2
+
+The weights are published ones, downloaded once and verified, or a file of torchvision,
+timm, Keras or Caffe; pictures are prepared as that library prepares them.
 """
 
 import dataclasses
@@ -17,13 +19,12 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import command
-from flaxnets import errors, machine, models, weights
+import flaxnets
+from flaxnets import console, errors, machine, weights
 from flaxnets.data import pictures, preprocessing
+from flaxnets.models import registry
 from flaxnets.report import terminal
 from flaxnets.train.evaluation import probabilities
-from flaxnets.train.progress import say
-from flaxnets.weights import loading
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +35,9 @@ class Config:
     """Picture files."""
     model: str
     """The architecture, as `flaxnets.list_models()` names it: vgg16, resnet50, ..."""
-    weights: Path
-    """Its weights: .pth, safetensors, .h5, .weights.h5, .keras or .npz."""
+    weights: str = "imagenet"
+    """A tag of the catalogue (python -m flaxnets.weights prints it), downloaded once,
+    or a file: .pth, safetensors, .h5, .weights.h5, .keras or .npz."""
     top: int = 5
     """How many of the likeliest classes to show."""
     json: bool = False
@@ -50,13 +52,12 @@ def run(config: Config) -> int:
         raise errors.ArgumentError("no picture was given; name one or more")
     if config.top < 1:
         raise errors.ArgumentError(f"--top is {config.top}, but must be at least 1")
-    model = models.build(config.model)
+    # A name that nobody knows is the first thing to say.
+    registry.architecture(config.model)
     machine.select_device(config.device)
     photographs = [pictures.read_image(path) for path in config.images]
-    tensors = weights.read(config.weights)
-    layout = loading.layout_of(tensors, model)
-    variables = loading.convert(tensors, model, layout=layout, path=config.weights)
-    prepare = preprocessing.OF_LAYOUT[layout]
+    model, variables = flaxnets.create(config.model, weights=config.weights)
+    prepare = weights.preprocessing(config.model, config.weights)
     images = np.stack([prepare(picture) for picture in photographs])
     logits, _ = jax.jit(model.apply)(variables, images)
     shares = probabilities(np.asarray(logits))
@@ -66,11 +67,11 @@ def run(config: Config) -> int:
         for path, share in zip(config.images, shares, strict=True)
     ]
     if config.json:
-        say(json.dumps(found, indent=1))
+        console.say(json.dumps(found, indent=1))
         return 0
     for answer in found:
-        say(f"{answer['image']}:")
-        say(
+        console.say(f"{answer['image']}:")
+        console.say(
             terminal.bars(
                 np.array([row["probability"] for row in answer["classes"]]),
                 [row["name"] for row in answer["classes"]],
@@ -101,4 +102,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    console.run(main)

@@ -25,13 +25,20 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import command
-from flaxnets import data, errors, files, machine, models, params, train
+from flaxnets import (
+    console,
+    data,
+    errors,
+    files,
+    machine,
+    models,
+    params,
+    train,
+)
 from flaxnets.data import augmentation, pictures
 from flaxnets.data.augmentation import Augmentation
 from flaxnets.report import figures, html, terminal
 from flaxnets.train import losses, metrics, optimizers, run, signals, trackers
-from flaxnets.train.progress import say
 
 Initializer = Literal[
     "lecun_normal",
@@ -245,8 +252,10 @@ def run_training(config: Config) -> int:
             trackers.require(package)
     device = machine.select_device(config.device)
     dataset = data.load(dataset_name(config))
-    say(f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}")
-    say(f"data: {dataset.name}, {dataset.source}")
+    console.say(
+        f"devices: {', '.join(str(found) for found in jax.devices())}; on {device}"
+    )
+    console.say(f"data: {dataset.name}, {dataset.source}")
 
     model = build(
         len(dataset.class_names),
@@ -257,7 +266,7 @@ def run_training(config: Config) -> int:
     keys = jax.random.split(jax.random.key(config.seed))
     variables = params.initialize(model, keys[0], example.shape)
     summary = params.summary(model, example.shape)
-    say(str(summary))
+    console.say(str(summary))
 
     steps = data.steps_per_epoch(len(dataset.train.labels), recipe.batch_size)
     optimizer, schedule = optimizers.make(
@@ -308,7 +317,7 @@ def run_training(config: Config) -> int:
             last = checkpoints.latest()
             if folder.resumed:
                 records = folder.truncate_metrics(last or 0)
-                say(f"resuming at step {last or 0}")
+                console.say(f"resuming at step {last or 0}")
             if last is not None:
                 state = checkpoints.restore(state, last)
                 resumed = checkpoints.metadata(last)
@@ -330,7 +339,7 @@ def run_training(config: Config) -> int:
                 resident_bytes=limit_bytes(config),
             )
         if fitted.stopped.startswith("SIG"):
-            say(
+            console.say(
                 f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; "
                 f"saved. Go on with: {resume_command(config, directory)}"
             )
@@ -412,7 +421,7 @@ def finish(
         summary,
     )
     low, high = measured["accuracy_interval"]
-    say(
+    console.say(
         f"test accuracy {tested['accuracy']:.2%} (95 % interval {low:.2%} to "
         f"{high:.2%}) on {dataset.name}; report: {folder.path('report.html')}"
     )
@@ -528,11 +537,11 @@ def run_prediction(request: Predict) -> int:
             }
             for path, share in zip(request.images, shares, strict=True)
         ]
-        say(json.dumps(found, indent=1))
+        console.say(json.dumps(found, indent=1))
         return 0
     for path, share in zip(request.images, shares, strict=True):
-        say(f"{path}: {names[int(share.argmax())]}")
-        say(terminal.bars(share, names, ascii=terminal.plain_only()))
+        console.say(f"{path}: {names[int(share.argmax())]}")
+        console.say(terminal.bars(share, names, ascii=terminal.plain_only()))
     return 0
 
 
@@ -626,4 +635,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    console.run(main)

@@ -9,6 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FLOORS = {
+    "flaxnets.console": 0,
     "flaxnets.errors": 0,
     "flaxnets.files": 0,
     "flaxnets.machine": 0,

@@ -4,9 +4,10 @@ import sys
 
 import tyro
 
-from experiments import command
-from experiments.benchmark import mnist
-from flaxnets import errors
+from experiments.benchmark import mnist, networks
+from flaxnets import console, errors
+
+BENCHMARKS = {"mnist": mnist, "networks": networks}
 
 
 def main() -> int:
@@ -14,18 +15,15 @@ def main() -> int:
     name, *arguments = sys.argv[1:] or [""]
     if name in ("-h", "--help"):
         name, arguments = "mnist", ["--help"]
-    if name != "mnist":
+    if name not in BENCHMARKS:
         raise errors.ArgumentError(
-            f"no benchmark {name!r}; the first argument must be the name of one: mnist"
+            f"no benchmark {name!r}; the first argument must be the name of one: "
+            f"{', '.join(BENCHMARKS)}"
         )
-    return mnist.run(
-        tyro.cli(
-            mnist.Config,
-            args=arguments,
-            prog="python -m experiments.benchmark mnist",
-        )
-    )
+    benchmark = BENCHMARKS[name]
+    prog = f"python -m experiments.benchmark {name}"
+    return benchmark.run(tyro.cli(benchmark.Config, args=arguments, prog=prog))
 
 
 if __name__ == "__main__":
-    command.run(main)
+    console.run(main)

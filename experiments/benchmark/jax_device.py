@@ -7,7 +7,7 @@ import jax
 from experiments.benchmark import job as jobs
 
 
-def select(job: jobs.Job) -> dict[str, Any]:
+def select(job: jobs.Job | jobs.NetworkJob) -> dict[str, Any]:
     """Sets the precision of a job's matrix products; says where jax runs it.
 
     Raises:

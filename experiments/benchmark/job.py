@@ -6,6 +6,8 @@ Imports numpy alone, since its import time is part of every worker's start.
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -49,6 +51,74 @@ class Job:
     max_epochs: int
 
 
+@dataclasses.dataclass(frozen=True)
+class NetworkJob:
+    """One measurement of a network of the registry, with drawn parameters.
+
+    Attributes:
+        kind: `forward` (logits of a batch) or `train_step` (SGD with momentum).
+        variant: see `Contender`.
+        network: the architecture, as `flaxnets.list_models()` names it.
+        batch_size: images per call.
+        side: height and width of the images.
+        dtype: `float32` or `bfloat16`, of the computation.
+        device: `cpu`, `gpu` or `tpu`.
+        tf32: whether matrix products may round their inputs to TF32.
+        seed: of the parameters and images.
+        calls: calls in a window.
+        windows: how many are timed, after one that is not.
+    """
+
+    kind: Literal["forward", "train_step"]
+    variant: str
+    network: str
+    batch_size: int
+    side: int
+    dtype: str
+    device: str
+    tf32: bool
+    seed: int
+    calls: int
+    windows: int
+
+    def images(self) -> np.ndarray:
+        """The batch, f32[B, side, side, 3]."""
+        shape = (self.batch_size, self.side, self.side, 3)
+        return np.random.default_rng(self.seed).normal(size=shape).astype(np.float32)
+
+    def labels(self) -> np.ndarray:
+        """Its classes, int64[B]."""
+        return np.random.default_rng(self.seed).integers(0, 1000, self.batch_size)
+
+
+class NetworkMissing(Exception):
+    """The library has no such network."""
+
+
+def timed(call: Callable[[], Any], job: NetworkJob) -> dict[str, Any]:
+    """Times windows of calls, each of which waits for its result.
+
+    Args:
+        call: does the work once.
+        job: how often.
+    """
+    start = time.perf_counter()
+    call()
+    first, first_at = time.perf_counter() - start, time.time()
+    ends = []
+    for _ in range(1 + job.windows):
+        for _ in range(job.calls):
+            call()
+        ends.append(time.perf_counter())
+    seconds = np.diff(ends)
+    return {
+        "first_step_at": first_at,
+        "compile_seconds": first - float(np.median(seconds)) / job.calls,
+        "window_steps": job.calls,
+        "window_seconds": seconds.tolist(),
+    }
+
+
 class Arrays(NamedTuple):
     """A job's data: images uint8[N, H, W, C], labels int[N]."""
 
@@ -90,7 +160,8 @@ def answer(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def asked() -> tuple[str, Job]:
+def asked() -> tuple[str, Job | NetworkJob]:
     """The contender's name and the job, from the worker's command line."""
     name, text = sys.argv[1:]
-    return name, Job(**json.loads(text))
+    fields = json.loads(text)
+    return name, (NetworkJob if "network" in fields else Job)(**fields)

@@ -12,20 +12,21 @@ once, in an order that alternates.
 
 import dataclasses
 import json
-import os
-import platform
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Literal
 
-from experiments.benchmark import checking, inputs, plot, processes, summary
+from experiments.benchmark import (
+    checking,
+    inputs,
+    machine,
+    plot,
+    processes,
+    summary,
+)
 from experiments.benchmark.contenders import CONTENDERS, FLOOR, OURS, Contender
 from experiments.benchmark.job import Job, Kind
-from flaxnets import data, errors
-from flaxnets.train.progress import say
+from flaxnets import console, data, errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Config:
     rounds: int = 5
     """How often each contender is measured."""
     batch_sizes: tuple[int, ...] = (128, 16)
-    """Batch sizes whose steps are timed."""
+    """Batch sizes whose steps are timed; none for the race alone."""
     steps: int = 200
     """Steps per timed window."""
     windows: int = 3
@@ -73,8 +74,8 @@ def run(config: Config) -> int:
     """
     _validate(config)
     dataset = data.load(config.dataset)
-    device = _device(config.device)
-    say(f"data: {dataset.name}, {dataset.source}")
+    device = machine.device_kind(config.device)
+    console.say(f"data: {dataset.name}, {dataset.source}")
     with (
         processes.ended_by_sigterm(),
         tempfile.TemporaryDirectory(prefix="benchmark-") as folder,
@@ -114,18 +115,7 @@ class Session:
             "dataset": dataset.name,
             "train_examples": len(dataset.train.labels),
             "test_examples": len(dataset.test.labels),
-            "backend": device,
-            "cpu": _cpu_name(),
-            "cpus": len(os.sched_getaffinity(0)),
-            "load_average_before": os.getloadavg(),
-            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "python": sys.version.split()[0],
-            "platform": platform.platform(),
-            "thread_settings": {
-                name: value
-                for name, value in os.environ.items()
-                if name.endswith("_NUM_THREADS") or name == "XLA_FLAGS"
-            },
+            **machine.facts(device),
         }
 
     def check(self) -> None:
@@ -134,7 +124,7 @@ class Session:
         Those that are not installed or have no such device are skipped; those that
         fail or do other work are failures, and are measured no further.
         """
-        say(f"check: {inputs.CHECK_STEPS} steps from the same weights")
+        console.say(f"check: {inputs.CHECK_STEPS} steps from the same weights")
         answers = {}
         for contender in self._active:
             outcome = self._run(contender, "check", inputs.CHECK_BATCH, 0)
@@ -151,7 +141,7 @@ class Session:
                 if complaint:
                     outcome["status"] = "other work"
                     self._failures.append(f"{contender.name}: {complaint}")
-            say(f"  {contender.name}: {verdict}")
+            console.say(f"  {contender.name}: {verdict}")
         self._active = [
             contender
             for contender in self._active
@@ -178,10 +168,10 @@ class Session:
         result = self._result(complete=True)
         text = summary.tables(result)
         if text:
-            say(f"\n{text}")
+            console.say(f"\n{text}")
         if self._config.out or not self._config.check:
             self._write(result)
-            say(f"\nresult: {self._folder / 'result.json'}")
+            console.say(f"\nresult: {self._folder / 'result.json'}")
         if not self._config.check:
             (self._folder / "table.txt").write_text(text + "\n")
             plot.save(result, self._folder / "plot.png")
@@ -194,7 +184,7 @@ class Session:
         if "race" in outcome:
             last = outcome["race"][-1]["test_accuracy"]
             outcome["reached"] = round(last, 6) >= self._config.target
-        say(
+        console.say(
             f"round {number + 1}/{self._config.rounds} {kind} of {batch} "
             f"{contender.name}: {_described(outcome)}"
         )
@@ -301,10 +291,14 @@ def _validate(config: Config) -> None:
         raise errors.ArgumentError(
             f"--out {config.out}: a file, but must be a folder; choose another"
         )
-    if not config.batch_sizes or min(config.batch_sizes) < 1:
+    if any(size < 1 for size in config.batch_sizes):
         raise errors.ArgumentError(
-            f"--batch-sizes is {config.batch_sizes}, but must be one positive number "
-            "or more"
+            f"--batch-sizes is {config.batch_sizes}, but each must be at least 1"
+        )
+    if not config.batch_sizes and not config.race:
+        raise errors.ArgumentError(
+            "--batch-sizes is empty and --no-race was given, so there is nothing to "
+            "measure; give a batch size, or leave --no-race out"
         )
     if not 0 < config.target <= 1:
         raise errors.ArgumentError(
@@ -316,27 +310,3 @@ def _validate(config: Config) -> None:
             f"--contenders {' '.join(unknown)}: unknown; known are: "
             f"{', '.join(CONTENDERS)}"
         )
-
-
-def _device(kind: str) -> str:
-    """`cpu`, `gpu` or `tpu`: for `auto`, what jax would take.
-
-    Asked in another process, since this one must not hold the accelerator's memory.
-    """
-    if kind != "auto":
-        return kind
-    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    backend = found.stdout.split()[-1]
-    return "gpu" if backend in ("cuda", "rocm") else backend
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

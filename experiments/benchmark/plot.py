@@ -18,23 +18,37 @@ _GREY = "#9A9A9A"
 
 def save(result: dict, path: Path) -> None:
     """Draws a result's medians as bars, each round as a dot, and writes a PNG."""
-    from matplotlib.figure import Figure
-
     good = [outcome for outcome in result["outcomes"] if outcome["status"] == "ok"]
     steps = [outcome for outcome in good if outcome["kind"] == "steps"]
-    panels: list[tuple[str, dict[str, list[float]], float | None]] = []
+    panels: list[Panel] = []
     for batch, table in result["summary"]["steps"].items():
         mine = [outcome for outcome in steps if str(outcome["batch_size"]) == batch]
         floor = table["floor_ms"]["median"] if table["floor_ms"] else None
-        values = _by_contender(mine, summary.step_milliseconds)
+        values = by_contender(mine, summary.step_milliseconds)
         panels.append((f"ms per step of {batch}", values, floor))
-    largest = max(result["config"]["batch_sizes"])
+    largest = max(result["config"]["batch_sizes"], default=None)
     mine = [outcome for outcome in steps if outcome["batch_size"] == largest]
-    first = _by_contender(mine, lambda outcome: outcome["first_step_seconds"])
+    first = by_contender(mine, lambda outcome: outcome["first_step_seconds"])
     panels.append(("s from process start to first step", first, None))
     races = [outcome for outcome in good if outcome["kind"] == "race"]
     target = f"s from process start to {result['config']['target']:.0%} test accuracy"
-    panels.append((target, _by_contender(races, summary.race_seconds), None))
+    panels.append((target, by_contender(races, summary.race_seconds), None))
+    draw(panels, result["device"], path)
+
+
+Panel = tuple[str, dict[str, list[float]], float | None]
+
+
+def draw(panels: Sequence[Panel], device: str, path: Path) -> None:
+    """Draws one row of bars for each panel that has any, and writes a PNG.
+
+    Args:
+        panels: title, values by contender, and the floor where there is one.
+        device: where they were measured.
+        path: of the PNG.
+    """
+    from matplotlib.figure import Figure
+
     panels = [panel for panel in panels if panel[1]]
     if not panels:
         return
@@ -42,11 +56,12 @@ def save(result: dict, path: Path) -> None:
     axes = figure.subplots(len(panels), squeeze=False)[:, 0]
     for axis, panel in zip(axes, panels, strict=True):
         _bars(axis, *panel)
-    figure.suptitle(f"flaxnets and its peers on {result['device']}")
+    figure.suptitle(f"flaxnets and its peers on {device}")
     figures.save(figure, path)
 
 
-def _by_contender(outcomes: Sequence[Outcome], measure: Any) -> dict[str, list[float]]:
+def by_contender(outcomes: Sequence[Outcome], measure: Any) -> dict[str, list[float]]:
+    """What `measure` gives of each contender's outcomes, in the order of the tables."""
     found: dict[str, list[float]] = {}
     for outcome in outcomes:
         if (value := measure(outcome)) is not None:

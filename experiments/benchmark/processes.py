@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.contenders import Contender
-from experiments.benchmark.job import Job
+from experiments.benchmark.job import Job, NetworkJob
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,11 +24,12 @@ TIMEOUT_SECONDS = 1800
 Outcome = dict[str, Any]
 
 
-def run(contender: Contender, job: Job) -> Outcome:
+def run(contender: Contender, job: Job | NetworkJob) -> Outcome:
     """Starts a worker, waits for it, and returns what it answered.
 
     Returns:
-        `contender`, `job`, `status` (`ok`, `not installed`, `no device` or `failed`),
+        `contender`, `job`, `status` (`ok`, `not installed`, `no device`, `no
+        network` or `failed`),
         and the worker's fields; with `ok` its moments also as seconds since the
         process was started, and with another status a `message`.
     """
@@ -58,7 +59,9 @@ def run(contender: Contender, job: Job) -> Outcome:
     return outcome
 
 
-def environment(contender: Contender, job: Job, cache: Path) -> dict[str, str]:
+def environment(
+    contender: Contender, job: Job | NetworkJob, cache: Path
+) -> dict[str, str]:
     """A worker's environment: its device, and compilation caches that begin empty."""
     variables = {**os.environ, **contender.environment}
     variables.pop("JAX_COMPILATION_CACHE_DIR", None)

@@ -37,7 +37,7 @@ def summarize(outcomes: Sequence[Outcome], batch_sizes: Sequence[int]) -> dict:
     }
     return {
         "steps": steps,
-        "race": _table([o for o in good if o["kind"] == "race"], _RACE, "seconds"),
+        "race": tabulated([o for o in good if o["kind"] == "race"], _RACE, "seconds"),
     }
 
 
@@ -53,7 +53,7 @@ def race_seconds(outcome: Outcome) -> float | None:
 
 Measures = dict[str, Callable[[Outcome], float | None]]
 
-_STEPS: Measures = {
+STEPS: Measures = {
     "step_ms": step_milliseconds,
     "first_step_seconds": lambda outcome: outcome["first_step_seconds"],
     "compile_seconds": lambda outcome: outcome["compile_seconds"],
@@ -67,7 +67,7 @@ _RACE: Measures = {
 
 
 def _steps(outcomes: Sequence[Outcome]) -> dict:
-    table = _table([o for o in outcomes if o["kind"] == "steps"], _STEPS, "step_ms")
+    table = tabulated([o for o in outcomes if o["kind"] == "steps"], STEPS, "step_ms")
     floors = [o["floor_seconds"] * 1e3 for o in outcomes if o["kind"] == "floor"]
     table["floor_ms"] = spread(floors)
     for row in table["rows"].values():
@@ -81,7 +81,14 @@ def _steps(outcomes: Sequence[Outcome]) -> dict:
     return table
 
 
-def _table(outcomes: Sequence[Outcome], measures: Measures, main: str) -> dict:
+def tabulated(outcomes: Sequence[Outcome], measures: Measures, main: str) -> dict:
+    """Each contender's measures, and flaxnets' ratio to it and to the fastest.
+
+    Args:
+        outcomes: of one kind of work, each of them `ok`.
+        measures: what is taken from an outcome, by name.
+        main: the measure that contenders are compared by; less is better.
+    """
     rows = {}
     by_round = {
         (outcome["contender"], outcome["round"]): outcome for outcome in outcomes
@@ -117,13 +124,12 @@ def _table(outcomes: Sequence[Outcome], measures: Measures, main: str) -> dict:
 
 def tables(result: dict) -> str:
     """The summary as text: a table a batch size, one of the race, and what is left."""
-    summary, config = result["summary"], result["config"]
-    parts = []
+    summary, parts = result["summary"], []
     for batch, table in summary["steps"].items():
         if table["rows"]:
             parts.append(_steps_text(batch, table, result))
     if summary["race"]["rows"]:
-        parts.append(_race_text(summary["race"], config))
+        parts.append(_race_text(summary["race"], result))
     for name, reason in result["skipped"].items():
         parts.append(f"skipped: {name}: {reason}")
     for failure in result["failures"]:
@@ -146,36 +152,36 @@ def _steps_text(batch: str, table: dict, result: dict) -> str:
     lines = [
         [
             name,
-            _number(row["step_ms"], "{:.2f}"),
-            _range(row["step_ms"], "{:.2f}"),
-            _number(row["ratio"], "{:.2f}"),
-            _range(row["ratio"], "{:.2f}"),
+            number(row["step_ms"], "{:.2f}"),
+            interval(row["step_ms"], "{:.2f}"),
+            number(row["ratio"], "{:.2f}"),
+            interval(row["ratio"], "{:.2f}"),
             f"{row['times_floor']:.1f}" if row["times_floor"] else "-",
-            _number(row["first_step_seconds"], "{:.1f}"),
-            _number(row["compile_seconds"], "{:.1f}"),
-            _number(row["peak_memory_bytes"], "{:.0f}", 1e-6),
+            number(row["first_step_seconds"], "{:.1f}"),
+            number(row["compile_seconds"], "{:.1f}"),
+            number(row["peak_memory_bytes"], "{:.0f}", 1e-6),
         ]
-        for name, row in _sorted(table["rows"], "step_ms")
+        for name, row in by_speed(table["rows"], "step_ms")
     ]
     lines.append(
         [
             FLOOR.name,
-            _number(table["floor_ms"], "{:.2f}"),
-            _range(table["floor_ms"], "{:.2f}"),
+            number(table["floor_ms"], "{:.2f}"),
+            interval(table["floor_ms"], "{:.2f}"),
             *["-"] * 6,
         ]
     )
-    text = f"{result['device']}, median of {result['config']['rounds']} rounds\n"
-    text += _aligned([header, *lines])
+    text = headed([header, *lines], result)
     if table["floor_ms"]:
         text += (
             f"\nfloor: matrix products {table['product_ms']['median']:.2f} ms + "
             f"Adam's memory traffic {table['adam_ms']['median']:.2f} ms"
         )
-    return text + _verdict(table, "step")
+    return text + verdict(table, "step")
 
 
-def _race_text(table: dict, config: dict) -> str:
+def _race_text(table: dict, result: dict) -> str:
+    config = result["config"]
     header = [
         f"to {config['target']:.2%} at batch {config['race_batch_size']}",
         "s",
@@ -190,21 +196,28 @@ def _race_text(table: dict, config: dict) -> str:
     lines = [
         [
             name,
-            _number(row["seconds"], "{:.1f}") if row["seconds"] else "not reached",
-            _range(row["seconds"], "{:.1f}"),
-            _number(row["ratio"], "{:.2f}"),
-            _range(row["ratio"], "{:.2f}"),
-            _number(row["epochs"], "{:g}"),
-            _range(row["epochs"], "{:g}"),
-            _number(row["peak_memory_bytes"], "{:.0f}", 1e-6),
+            number(row["seconds"], "{:.1f}") if row["seconds"] else "not reached",
+            interval(row["seconds"], "{:.1f}"),
+            number(row["ratio"], "{:.2f}"),
+            interval(row["ratio"], "{:.2f}"),
+            number(row["epochs"], "{:g}"),
+            interval(row["epochs"], "{:g}"),
+            number(row["peak_memory_bytes"], "{:.0f}", 1e-6),
             str(row["rounds"]),
         ]
-        for name, row in _sorted(table["rows"], "seconds")
+        for name, row in by_speed(table["rows"], "seconds")
     ]
-    return _aligned([header, *lines]) + _verdict(table, "time to the target")
+    return headed([header, *lines], result) + verdict(table, "time to the target")
 
 
-def _verdict(table: dict, what: str) -> str:
+def headed(lines: Sequence[Sequence[str]], result: dict) -> str:
+    """A table under the line that says where and how often it was measured."""
+    rounds = result["config"]["rounds"]
+    return f"{result['device']}, median of {rounds} rounds\n{_aligned(lines)}"
+
+
+def verdict(table: dict, what: str) -> str:
+    """The ratio to the fastest peer in a line of its own; nothing without peers."""
     ratio = table["ratio_to_fastest_peer"]
     if ratio is None:
         return ""
@@ -214,7 +227,8 @@ def _verdict(table: dict, what: str) -> str:
     )
 
 
-def _sorted(rows: dict, measure: str) -> list[tuple[str, dict]]:
+def by_speed(rows: dict, measure: str) -> list[tuple[str, dict]]:
+    """Rows by a measure's median, those without one last."""
     order = list(CONTENDERS)
 
     def place(item: tuple[str, dict]) -> tuple[float, int]:
@@ -224,11 +238,13 @@ def _sorted(rows: dict, measure: str) -> list[tuple[str, dict]]:
     return sorted(rows.items(), key=place)
 
 
-def _number(value: Spread | None, form: str, scale: float = 1.0) -> str:
+def number(value: Spread | None, form: str, scale: float = 1.0) -> str:
+    """A median, or a dash."""
     return form.format(value["median"] * scale) if value else "-"
 
 
-def _range(value: Spread | None, form: str) -> str:
+def interval(value: Spread | None, form: str) -> str:
+    """Minimum and maximum, or a dash."""
     if value is None:
         return "-"
     return f"{form.format(value['min'])}..{form.format(value['max'])}"

@@ -25,13 +25,17 @@ def main() -> None:
             status="not installed", message=f"{', '.join(missing)} not installed"
         )
         return
+    ending = "_networks" if isinstance(job, jobs.NetworkJob) else ""
     module = importlib.import_module(
-        f"experiments.benchmark.workers.{contender.module}"
+        f"experiments.benchmark.workers.{contender.module}{ending}"
     )
     try:
         measured = getattr(module, job.kind)(job)
     except jobs.DeviceMissing as error:
         jobs.answer(status="no device", message=str(error))
+        return
+    except jobs.NetworkMissing as error:
+        jobs.answer(status="no network", message=str(error))
         return
     jobs.answer(
         status="ok",

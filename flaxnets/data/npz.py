@@ -1,7 +1,10 @@
 """Keras-style `.npz` data sets, read without trusting them."""
 
+import contextlib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -63,8 +66,14 @@ def _read(
             f"{path}: array {key} is missing; found {found or 'no arrays'}, expected "
             f"{', '.join(keys)}"
         )
+    return array(archive, path, key)
+
+
+@contextlib.contextmanager
+def explained(path: Path, key: str) -> Iterator[None]:
+    """Says of a fault which array of which file it is in."""
     try:
-        return _array(archive, path, key)
+        yield
     except errors.DataError:
         raise
     except Exception as error:
@@ -75,33 +84,55 @@ def _read(
         ) from error
 
 
-def _array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+def header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether its first axis is the fastest, and type of an `.npy` file.
+
+    Leaves the file where the values begin; allocates nothing.
+    """
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def described(
+    archive: zipfile.ZipFile, path: Path, key: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """The header of an archive's array, compared with what is stored.
+
+    Raises:
+        DataError: it holds objects, or declares more or less than is stored.
+    """
     entry = archive.getinfo(f"{key}.npy")
-    with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            header = np.lib.format.read_array_header_1_0(file)
-        else:
-            header = np.lib.format.read_array_header_2_0(file)
-        shape, fortran_order, dtype = header
-        if dtype.hasobject:
-            raise errors.DataError(
-                f"{path}: {key} holds Python objects, which are never loaded; expected "
-                "numbers"
-            )
-        # What is stored is compared with what is declared before memory is taken.
+    with explained(path, key), archive.open(entry) as file:
+        shape, fortran_order, dtype = header(file)
         stored = entry.file_size - file.tell()
-        declared = dtype.itemsize * int(np.prod(shape, dtype=object))
-        if stored != declared:
-            raise errors.DataError(
-                f"{path}: {key} declares {declared:,} bytes ({dtype}{list(shape)}) but "
-                f"stores {stored:,}; the file is damaged or forged"
-            )
+    if dtype.hasobject:
+        raise errors.DataError(
+            f"{path}: {key} holds Python objects, which are never loaded; expected "
+            "numbers"
+        )
+    declared = dtype.itemsize * int(np.prod(shape, dtype=object))
+    if stored != declared:
+        raise errors.DataError(
+            f"{path}: {key} declares {declared:,} bytes ({dtype}{list(shape)}) but "
+            f"stores {stored:,}; the file is damaged or forged"
+        )
+    return shape, fortran_order, dtype
+
+
+def array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
+    """An archive's array; see `described`."""
+    # What is stored is compared with what is declared before memory is taken.
+    shape, fortran_order, dtype = described(archive, path, key)
+    with explained(path, key), archive.open(f"{key}.npy") as file:
+        header(file)
         payload = file.read()
+    declared = dtype.itemsize * int(np.prod(shape, dtype=object))
     if len(payload) != declared:
         raise errors.DataError(
             f"{path}: {key} ends after {len(payload):,} of {declared:,} bytes; the "
             "file is damaged"
         )
-    array = np.frombuffer(payload, dtype)
-    return array.reshape(shape, order="F" if fortran_order else "C")
+    order = "F" if fortran_order else "C"
+    return np.frombuffer(payload, dtype).reshape(shape, order=order)

@@ -1,12 +1,8 @@
 """MNIST and Fashion-MNIST as their authors publish them: found, fetched, verified."""
 
-import contextlib
-import os
-import sys
-from pathlib import Path
 from typing import NamedTuple
 
-from flaxnets import errors
+from flaxnets import console
 from flaxnets.data import download, idx
 from flaxnets.data.arrays import Dataset
 
@@ -19,12 +15,12 @@ class Source(NamedTuple):
 
     Attributes:
         base: URL that each file's name is appended to.
-        files: SHA-256 and size of each gzipped file, in the order of `idx.FILES`.
+        files: what each gzipped file must be, in the order of `idx.FILES`.
         class_names: one a class.
     """
 
     base: str
-    files: tuple[tuple[str, int], ...]
+    files: tuple[download.Expected, ...]
     class_names: tuple[str, ...]
 
 
@@ -34,21 +30,20 @@ SOURCES = {
     "mnist": Source(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         (
-            (
+            download.Expected(
                 "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
                 9912422,
             ),
-            (
+            download.Expected(
                 "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
                 28881,
             ),
-            (
+            download.Expected(
                 "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
                 1648877,
             ),
-            (
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-                4542,
+            download.Expected(
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4542
             ),
         ),
         tuple("0123456789"),
@@ -56,21 +51,20 @@ SOURCES = {
     "fashion_mnist": Source(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         (
-            (
+            download.Expected(
                 "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
                 26421880,
             ),
-            (
+            download.Expected(
                 "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
                 29515,
             ),
-            (
+            download.Expected(
                 "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
                 4422102,
             ),
-            (
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-                5148,
+            download.Expected(
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5148
             ),
         ),
         (
@@ -89,21 +83,6 @@ SOURCES = {
 }
 
 
-def cache_folder() -> Path:
-    """`$FLAXNETS_CACHE`, else `flaxnets` in the user's cache folder."""
-    given = os.environ.get("FLAXNETS_CACHE")
-    if given:
-        return Path(given)
-    try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    except RuntimeError:
-        raise errors.DownloadError(
-            "there is no home folder to keep downloads in; set FLAXNETS_CACHE to a "
-            "folder that can be written"
-        ) from None
-    return Path(base) / "flaxnets"
-
-
 def load(name: str, *, hurried: bool = False) -> Dataset:
     """The data set from the cache, after downloading what is missing there.
 
@@ -116,26 +95,22 @@ def load(name: str, *, hurried: bool = False) -> Dataset:
         DownloadError: a file cannot be had; the message names its URL and what to do.
     """
     source = SOURCES[name]
-    folder = cache_folder() / name
+    folder = download.cache_folder() / name
     missing = [
-        (f"{file}.gz", sha256, size)
-        for file, (sha256, size) in zip(idx.FILES, source.files, strict=True)
-        if not download.holds(folder / f"{file}.gz", sha256, size)
+        (f"{file}.gz", expected)
+        for file, expected in zip(idx.FILES, source.files, strict=True)
+        if not expected.holds(folder / f"{file}.gz")
     ]
     if missing:
-        megabytes = sum(size for _, _, size in missing) / 1e6
-        _say(f"downloading {name} ({megabytes:.1f} MB, {source.base}) to {folder}")
+        megabytes = sum(expected.size or 0 for _, expected in missing) / 1e6
+        console.say_error(
+            f"downloading {name} ({megabytes:.1f} MB, {source.base}) to {folder}"
+        )
         if hurried:
             download.check_reachable(source.base + missing[0][0], REACH_SECONDS)
     attempts = 1 if hurried else download.ATTEMPTS
-    for file, sha256, size in missing:
+    for file, expected in missing:
         url = source.base + file
-        download.fetch(url, folder / file, sha256, size, attempts=attempts)
+        download.fetch(url, folder / file, expected, attempts=attempts, show=True)
     dataset = idx.load_folder(folder, name, source.class_names)
     return dataset._replace(source=f"official files in {folder}, SHA-256 verified")
-
-
-def _say(text: str) -> None:
-    # A standard error that nobody reads, or that is closed, stops no download.
-    with contextlib.suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)

@@ -30,7 +30,17 @@ class Preprocessing:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Maps one picture uint8[H, W, 3] in RGB to f32[crop, crop, 3]."""
-        image = self.cropped(image)
+        return self.normalized(self.cropped(image))
+
+    def __str__(self) -> str:
+        """Sizes and order of channels in a few words, as for a table."""
+        size = self.resize
+        resized = f"{size[0]}x{size[1]}" if isinstance(size, tuple) else f"{size}"
+        crop = f", crop {self.crop}" if self.crop else ""
+        return f"{resized}{crop}, {self.channels.upper()}"
+
+    def normalized(self, image: np.ndarray) -> np.ndarray:
+        """Scales and normalises uint8[..., 3] in RGB to f32[..., 3]."""
         values = image.astype(np.float32) * np.float32(self.maximum / 255)
         if self.channels == "bgr":
             values = values[..., ::-1]
@@ -68,9 +78,11 @@ class Preprocessing:
         return image
 
 
-# The preprocessing of torchvision's first ImageNet weights, and of Keras's VGG and
-# ResNet (`mode="caffe"`); the original SqueezeNet's means are rounded.
+# The preprocessing of torchvision's first ImageNet weights and of its second ones, and
+# of Keras's VGG and ResNet (`mode="caffe"`); the original SqueezeNet's means are
+# rounded.
 TORCHVISION = Preprocessing()
+TORCHVISION_V2 = Preprocessing(resize=232)
 KERAS_CAFFE = Preprocessing(
     resize=(224, 224),
     crop=None,

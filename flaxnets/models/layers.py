@@ -72,11 +72,14 @@ class BatchNorm(nn.Module):
     Attributes:
         epsilon: added to the variance.
         momentum: share of the running statistics that a step keeps.
+        unbiased: whether the running variance is moved towards the batch's unbiased
+            estimate, as PyTorch's is, or towards the variance itself, as Keras's is.
         dtype: type of the computation (parameters and statistics stay float32).
     """
 
     epsilon: float = 1e-5
     momentum: float = 0.9
+    unbiased: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -93,7 +96,10 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             used = jnp.mean(wide, axes), jnp.var(wide, axes)
             if not self.is_initializing():
-                for stored, now in zip((mean, var), used, strict=True):
+                count = x.size // features
+                excess = count / max(1, count - 1) if self.unbiased else 1.0
+                batch = used[0], used[1] * excess
+                for stored, now in zip((mean, var), batch, strict=True):
                     kept = self.momentum * stored.value
                     stored.value = kept + (1 - self.momentum) * now
         # One factor and one addend a channel: the fewest operations on the map.
@@ -113,7 +119,7 @@ class ConvNorm(nn.Module):
         size: height and width of the window.
         stride: of the window.
         use_bias: whether the convolution adds a bias.
-        epsilon, momentum: as for `BatchNorm`.
+        epsilon, momentum, unbiased: as for `BatchNorm`.
         dtype: type of the computation (parameters and statistics stay float32).
     """
 
@@ -123,6 +129,7 @@ class ConvNorm(nn.Module):
     use_bias: bool = False
     epsilon: float = 1e-5
     momentum: float = 0.9
+    unbiased: bool = True
     dtype: Any = None
 
     @nn.compact
@@ -138,5 +145,7 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        norm = BatchNorm(self.epsilon, self.momentum, self.dtype, name="norm")
+        norm = BatchNorm(
+            self.epsilon, self.momentum, self.unbiased, self.dtype, name="norm"
+        )
         return norm(x, train)

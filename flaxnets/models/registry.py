@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flaxnets import errors
@@ -24,6 +24,7 @@ class Architecture:
         paper: where it comes from.
         parameters: their number with 1000 classes.
         side: height and width in pixels of the images that its weights were made for.
+        pretrained: options that its published weights were made with.
     """
 
     kind: Callable[..., Any]
@@ -31,6 +32,7 @@ class Architecture:
     paper: str
     parameters: int
     side: int = 224
+    pretrained: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _SQUEEZENET = "arXiv 1602.07360"
@@ -39,7 +41,13 @@ _RESNET = "arXiv 1512.03385"
 
 ARCHITECTURES: dict[str, Architecture] = {
     "alexnet": Architecture(AlexNet, {}, "arXiv 1404.5997", 61_100_840),
-    "googlenet": Architecture(GoogLeNet, {}, "arXiv 1409.4842", 13_004_888),
+    "googlenet": Architecture(
+        GoogLeNet,
+        {},
+        "arXiv 1409.4842",
+        13_004_888,
+        pretrained={"transform_input": True},
+    ),
     "squeezenet_caffe": Architecture(
         SqueezeNet, {"version": "caffe"}, _SQUEEZENET, 1_248_424, 227
     ),

@@ -89,6 +89,7 @@ def conv_norm(
         use_bias=keras,
         epsilon=1.001e-5 if keras else 1e-5,
         momentum=0.99 if keras else 0.9,
+        unbiased=not keras,
         dtype=dtype,
         name=name,
     )

@@ -100,6 +100,9 @@ class Block(nn.Module):
                 name=f"conv{index}",
             )(x)
             if self.batch_norm:
-                x = layers.BatchNorm(dtype=self.dtype, name=f"norm{index}")(x, train)
+                norm = layers.BatchNorm(
+                    unbiased=True, dtype=self.dtype, name=f"norm{index}"
+                )
+                x = norm(x, train)
             x = nn.relu(x)
         return x

@@ -1,11 +1,12 @@
 """Progress for people: a live bar on a terminal, plain lines anywhere else."""
 
-import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, TextIO
+
+from flaxnets import console
 
 # A log file gets a line this often, besides one an epoch.
 PLAIN_SECONDS = 30.0
@@ -24,7 +25,7 @@ class Progress:
         self, epochs: int, steps: int, *, stream: TextIO | None = None
     ) -> None:
         self._epochs, self._steps = epochs, steps
-        self._stream = _Lenient(stream or sys.stderr)
+        self._stream = console.Lenient(stream or sys.stderr)
         self._bar: Any = None
         self._task: Any = None
         self._said = time.monotonic()
@@ -32,14 +33,15 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
-            from rich import console, progress
+            from rich import progress
+            from rich.console import Console
 
             self._bar = progress.Progress(
                 progress.TextColumn("epoch {task.fields[epoch]}"),
                 progress.BarColumn(bar_width=24),
                 progress.TextColumn("{task.fields[text]}"),
                 progress.TimeRemainingColumn(compact=True),
-                console=console.Console(file=self._stream),  # type: ignore[arg-type]
+                console=Console(file=self._stream),  # type: ignore[arg-type]
                 transient=True,
             )
             self._task = self._bar.add_task(
@@ -98,56 +100,3 @@ class Progress:
         hours, minutes = divmod(minutes, 60)
         clock = f"{hours}:{minutes:02}" if hours else f"{minutes}"
         return f" {clock}:{seconds:02} left"
-
-
-def say(text: str) -> None:
-    """Prints a line to standard output, whether or not it is read.
-
-    A reader that leaves (`| head`), a full disk or a closed stream does not end the
-    run, which goes on for its files.
-    """
-    print(text, file=_Lenient(sys.stdout), flush=True)
-
-
-def say_error(text: str) -> None:
-    """Prints a line to standard error, whether or not it is read."""
-    print(text, file=_Lenient(sys.stderr), flush=True)
-
-
-class _Lenient:
-    """A text stream that drops what cannot be written, and all if it is None."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
-
-    def isatty(self) -> bool:
-        with contextlib.suppress(ValueError):  # it is closed
-            return self._stream is not None and self._stream.isatty()
-        return False
-
-    def write(self, text: str) -> None:
-        if self._stream is not None:
-            shown = text.encode(self.encoding, "backslashreplace")
-            with self._dropping():
-                self._stream.write(shown.decode(self.encoding))
-
-    def flush(self) -> None:
-        if self._stream is not None:
-            with self._dropping():
-                self._stream.flush()
-
-    @contextlib.contextmanager
-    def _dropping(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError:  # it is closed
-            pass
-        except OSError:
-            # What it still holds would fail again at exit, and spoil the exit code.
-            assert self._stream is not None
-            with (
-                contextlib.suppress(OSError, ValueError),
-                open(os.devnull, "w") as nowhere,
-            ):
-                os.dup2(nowhere.fileno(), self._stream.fileno())

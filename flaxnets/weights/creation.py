@@ -1,13 +1,15 @@
 """A model and its variables in one call."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from flaxnets import errors, params
+from flaxnets.data.preprocessing import OF_LAYOUT, Preprocessing
 from flaxnets.models import registry
-from flaxnets.weights import loading
+from flaxnets.weights import cache, catalogue, files, loading
 
 
 def create(
@@ -15,31 +17,105 @@ def create(
     *,
     weights: str | os.PathLike[str] | None = None,
     key: jax.Array | None = None,
+    skip_head: bool = False,
     **options: Any,
 ) -> tuple[Any, dict[str, Any]]:
-    """An architecture, with its variables from a file or newly drawn.
+    """An architecture, with published weights, those of a file, or newly drawn ones.
 
-    >>> model, variables = create("resnet50", weights="resnet50-0676ba61.pth")
+    >>> model, variables = create("vgg16", weights="imagenet")
     >>> logits, endpoints = model.apply(variables, images)
+
+    With `skip_head=True` and a key, the weights may have another number of classes:
+    the layers that are as wide as there are classes are drawn anew.
+
+    >>> create("vgg16", weights="imagenet", num_classes=2, skip_head=True, key=key)
 
     Args:
         name: one of `models.list_models()`.
-        weights: a file of torchvision, timm, Keras or Caffe; see `weights.load`.
-        key: typed PRNG key that the variables are drawn with where no file is given.
-        options: attributes of the module, such as num_classes, dropout or dtype.
+        weights: "imagenet" or another tag of the catalogue (`weights.tags(name)`),
+            which is downloaded once; or a file of torchvision, timm, Keras or Caffe,
+            see `weights.load`.
+        key: typed PRNG key that the variables are drawn with where no weights are
+            given, or the head with `skip_head`.
+        skip_head: draw the head instead of taking the one of the weights.
+        options: attributes of the module, such as num_classes, dropout or dtype; by
+            default those that published weights were made with, where some are given.
 
     Raises:
-        ArgumentError: no such model or option, or not exactly one of weights and key.
+        ArgumentError: no such model, option or weights; not one of weights and key, or
+            not both with `skip_head`.
+        DownloadError: published weights cannot be had.
         WeightsError: the file is broken, or not of this model.
     """
-    model = registry.build(name, **options)
-    side = registry.architecture(name).side
-    shape = (1, side, side, 3)
-    if (weights is None) == (key is None):
+    row = registry.architecture(name)
+    published = row.pretrained if weights is not None else {}
+    model = registry.build(name, **{**published, **options})
+    shape = (1, row.side, row.side, 3)
+    given = (weights is not None, key is not None)
+    if skip_head and given != (True, True):
         raise errors.ArgumentError(
-            f"create({name!r}) takes either weights, a file to read, or key, to draw "
-            "new variables with; give one of them"
+            f"create({name!r}, skip_head=True) takes weights for the body and a key to "
+            "draw the head with; give both"
         )
-    if key is not None:
+    if not skip_head and sum(given) != 1:
+        raise errors.ArgumentError(
+            f"create({name!r}) takes either weights, a tag or a file to read, or key, "
+            "to draw new variables with; give one of them (or both, and "
+            "skip_head=True, for a new head)"
+        )
+    if weights is None:
+        assert key is not None
         return model, params.initialize(model, key, shape)
-    return model, loading.load(str(weights), model, input_shape=shape)
+    path = located(name, weights)
+    variables = loading.load(path, model, skip_head=skip_head, input_shape=shape)
+    if key is None:
+        return model, variables
+    there = params.flatten(variables)
+    every = params.flatten(params.abstract(model, shape))
+    head = params.initialize(model, key, shape, every.keys() - there.keys())
+    return model, params.merge(variables, head)
+
+
+def located(name: str, weights: str | os.PathLike[str]) -> Path:
+    """The file that `weights` means for an architecture, fetched where necessary.
+
+    Raises:
+        ArgumentError: it is no tag, and no such file exists.
+        DownloadError: published weights cannot be had.
+    """
+    tags = catalogue.tags(name)
+    if weights in (*tags, catalogue.DEFAULT):
+        return cache.fetch(catalogue.find(name, str(weights)))
+    path = Path(weights)
+    if not path.exists():
+        known = ", ".join(tags) or "none"
+        raise errors.ArgumentError(
+            f"weights {str(weights)!r}: no such file, and no weights of {name} in the "
+            f"catalogue, which has: {known}"
+        )
+    return path
+
+
+def preprocessing(name: str, weights: str | os.PathLike[str]) -> Preprocessing:
+    """What makes a picture the input of a network with these weights.
+
+    >>> prepare = preprocessing("resnet50", "torchvision-v2")
+    >>> images = np.stack([prepare(picture) for picture in pictures])
+
+    A file that the catalogue does not know is taken for one of those that most files
+    with its names are: torchvision's first weights, Keras's, Caffe's.
+
+    Args:
+        name: one of `models.list_models()`.
+        weights: as `create` takes them.
+
+    Raises:
+        ArgumentError, DownloadError, WeightsError: as `create`.
+    """
+    if weights in catalogue.tags(name):
+        return catalogue.find(name, str(weights)).preprocessing
+    path = located(name, weights)
+    with files.opened(path) as tensors:
+        layout = loading.layout_of(tensors, registry.build(name))
+    entry = cache.identified(path)
+    return entry.preprocessing if entry else OF_LAYOUT[layout]

@@ -1,8 +1,10 @@
 """Files of weights of any format as arrays by name; nothing in them is ever run."""
 
-import io
+import contextlib
+import dataclasses
 import os
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import numpy as np
 from flaxnets import errors
 from flaxnets.data import npz
 from flaxnets.weights import archives, hdf5, pytorch, safetensors
+from flaxnets.weights.tensors import Tensor, streamed
 
 EXPECTED = (
     "a file of weights: safetensors, a PyTorch state dict, Keras's .h5 or .keras, or "
@@ -39,7 +42,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     What the file is, its first bytes tell and not its name: safetensors; a PyTorch
     state dict in the zip format or the one before; Keras's HDF5 files and `.keras`
-    archives (how their arrays are called: `flaxnets.weights.hdf5.read`); `.npz`.
+    archives (how their arrays are called: `flaxnets.weights.hdf5.opened`); `.npz`.
     Arrays are in the file's own layout and type (bfloat16 is that of ml_dtypes) and
     read-only, since tied weights share memory. Whether they are the ones that were
     published, only a checksum can tell: a changed bit in the values may go unseen.
@@ -48,11 +51,36 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         WeightsError: no such file, no file of weights, or one that is broken or
             forged; nothing in it was run.
     """
+    with opened(path) as tensors:
+        arrays = {name: tensor.read() for name, tensor in tensors.items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    return arrays
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[dict[str, Tensor]]:
+    """As `read`, but of each array no more than what it is, until it is asked for.
+
+    Raises:
+        WeightsError: as `read`, here or when an array is read.
+    """
     path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with _explained(path):
+            with path.open("rb") as file:
+                head = file.read(_HEAD)
+            tensors = _opened(path, head, stack)
+        if not tensors:
+            raise errors.WeightsError(f"{path}: holds no arrays; expected {EXPECTED}")
+        yield {name: _guarded(path, tensor) for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Says of every fault of a file which file it is and what to do."""
     try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-        arrays = _read(path, head)
+        yield
     except (errors.WeightsError, MemoryError):
         raise
     except errors.DataError as error:
@@ -71,38 +99,64 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"{path}: cannot be read ({error!r:.200}); the file is cut off, damaged or "
             "forged, get it again"
         ) from error
-    if not arrays:
-        raise errors.WeightsError(f"{path}: holds no arrays; expected {EXPECTED}")
-    for array in arrays.values():
-        array.flags.writeable = False
-    return arrays
 
 
-def _read(path: Path, head: bytes) -> dict[str, np.ndarray]:
+def _guarded(path: Path, tensor: Tensor) -> Tensor:
+    def read() -> np.ndarray:
+        with _explained(path):
+            return tensor.read()
+
+    def blocks() -> Iterator[np.ndarray]:
+        with _explained(path):
+            yield from tensor.blocks()
+
+    return dataclasses.replace(tensor, read=read, blocks=blocks)
+
+
+def _opened(path: Path, head: bytes, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     if head.startswith(hdf5.SIGNATURE):
-        return hdf5.read(path)
+        return stack.enter_context(hdf5.opened(path))
     if head.startswith(b"PK\x03\x04"):
-        return _read_archive(path)
+        return _in_archive(path, stack)
     if pytorch.begins_legacy(head):
-        return pytorch.read_legacy(path)
+        return stack.enter_context(pytorch.opened_legacy(path))
     if safetensors.begins(head):
-        return safetensors.read(path)
+        return stack.enter_context(safetensors.opened(path))
     raise errors.WeightsError(f"{path}: {_diagnosis(head)}; expected {EXPECTED}")
 
 
-def _read_archive(path: Path) -> dict[str, np.ndarray]:
-    with archives.opened(path) as archive:
-        names = archive.namelist()
-        if pytorch.begins_zip(names):
-            return pytorch.read_zip(archive, path)
-        if "model.weights.h5" in names:
-            entry = archives.stored(archive, path, "model.weights.h5")
-            return hdf5.read(path, io.BytesIO(archive.read(entry)))
+def _in_archive(path: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
+    archive = stack.enter_context(archives.opened(path))
+    names = archive.namelist()
+    if pytorch.begins_zip(names):
+        return pytorch.in_zip(archive, path)
+    if "model.weights.h5" in names:
+        entry = archives.stored(archive, path, "model.weights.h5")
+        file = stack.enter_context(archives.Window(archive, entry, path))
+        return stack.enter_context(hdf5.opened(path, file))
     if all(name.endswith(".npy") for name in names):
-        return npz.arrays(path)
+        keys = [name.removesuffix(".npy") for name in names]
+        return {key: _npy(archive, path, key) for key in keys}
     raise errors.WeightsError(
         f"{path}: a zip archive of {_some(names)}; expected {EXPECTED}"
     )
+
+
+def _npy(archive: zipfile.ZipFile, path: Path, key: str) -> Tensor:
+    shape, fortran_order, dtype = npz.described(archive, path, key)
+
+    def read() -> np.ndarray:
+        return npz.array(archive, path, key)
+
+    def blocks() -> Iterator[np.ndarray]:
+        if fortran_order or not shape:
+            yield read()
+            return
+        with npz.explained(path, key), archive.open(f"{key}.npy") as file:
+            npz.header(file)
+            yield from streamed(file, shape, dtype)
+
+    return Tensor(shape, dtype, read, blocks)
 
 
 def _diagnosis(head: bytes) -> str:

@@ -7,15 +7,19 @@ are stored in this very file are read (keras/src/saving/saving_lib.py,
 """
 
 import collections
+import contextlib
+import io
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from flaxnets import errors
+from flaxnets.weights.tensors import Tensor, spans
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
@@ -37,7 +41,8 @@ _OLD_NAMES = {
 }
 
 
-def read(path: Path, file: IO[bytes] | None = None) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def opened(path: Path, file: io.RawIOBase | None = None) -> Iterator[dict[str, Tensor]]:
     """The arrays of a Keras file by name, without the optimizer's.
 
     The names:
@@ -53,7 +58,7 @@ def read(path: Path, file: IO[bytes] | None = None) -> dict[str, np.ndarray]:
 
     Args:
         path: the file, or the archive that `file` comes from.
-        file: the HDF5 file where it is not at `path` itself; held in memory.
+        file: the HDF5 file where it is not at `path` itself.
 
     Raises:
         WeightsError: the file is damaged, links to something, declares more than it
@@ -76,18 +81,33 @@ def read(path: Path, file: IO[bytes] | None = None) -> dict[str, np.ndarray]:
                 f"holding {', '.join(datasets) or 'no arrays'!s:.200}; expected "
                 "weights as Keras saves them"
             )
-        arrays = {}
+        found = {}
         for name, place in places:
-            if name in arrays:
+            if name in found:
                 raise errors.WeightsError(
                     f"{path}: holds two arrays that are {name!r:.200}, expected one; "
                     "the file is damaged or forged"
                 )
-            array = np.asarray(datasets[place][()])
-            if array.dtype.kind == "V":
-                array = array.view(ml_dtypes.bfloat16)
-            arrays[name] = array
-        return arrays
+            found[name] = _tensor(datasets[place])
+        yield found
+
+
+def _tensor(dataset: Any) -> Tensor:
+    opaque = dataset.dtype.kind == "V"
+    dtype = np.dtype(ml_dtypes.bfloat16) if opaque else dataset.dtype
+
+    def read(rows: Any = ()) -> np.ndarray:
+        array = np.asarray(dataset[rows])
+        return array.view(dtype) if opaque else array
+
+    def blocks() -> Iterator[np.ndarray]:
+        if not dataset.shape:
+            yield read()
+            return
+        for rows in spans(dataset.shape, dtype):
+            yield read(rows)
+
+    return Tensor(dataset.shape, dtype, read, blocks)
 
 
 def _datasets(root: Any, path: Path, size: int) -> dict[str, Any]:

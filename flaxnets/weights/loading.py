@@ -1,23 +1,26 @@
 """From the tensors of a file to a model's variables, whole or not at all."""
 
 import difflib
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from flaxnets import errors, params
 from flaxnets.weights import files, names
 from flaxnets.weights.names import Layout
+from flaxnets.weights.tensors import Tensor
 
-# The smallest images that every network takes; parameters do not depend on the size.
-_IMAGES = (1, 224, 224, 3)
+# Images that every network takes; parameters do not depend on the size.
+IMAGES = (1, 224, 224, 3)
 # Lines of a difference that a message shows.
 _SHOWN = 12
+# Of XLA's buffers on a CPU, in bytes.
+_ALIGNMENT = 64
 
 
 def load(
@@ -25,7 +28,8 @@ def load(
     model: Any,
     *,
     layout: Layout | None = None,
-    input_shape: Sequence[int] = _IMAGES,
+    skip_head: bool = False,
+    input_shape: Sequence[int] = IMAGES,
 ) -> dict[str, Any]:
     """A model's variables from a file of another library.
 
@@ -36,6 +40,8 @@ def load(
         path: a file that `read` takes.
         model: one of the library's models.
         layout: whose names the file has; by default, those that fit it best.
+        skip_head: leave out the layers that are as wide as there are classes, so that
+            the file may have another number of them; the result lacks them.
         input_shape: images that the model takes, batch included.
 
     Returns:
@@ -45,17 +51,24 @@ def load(
         WeightsError: the file is broken, or not of this model: tensors are missing,
             unexpected or of other shapes. Nothing is loaded then.
     """
-    return convert(
-        files.read(path), model, layout=layout, input_shape=input_shape, path=path
-    )
+    with files.opened(path) as tensors:
+        return convert(
+            tensors,
+            model,
+            layout=layout,
+            skip_head=skip_head,
+            input_shape=input_shape,
+            path=path,
+        )
 
 
 def convert(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray | Tensor],
     model: Any,
     *,
     layout: Layout | None = None,
-    input_shape: Sequence[int] = _IMAGES,
+    skip_head: bool = False,
+    input_shape: Sequence[int] = IMAGES,
     path: str | os.PathLike[str] = "these tensors",
 ) -> dict[str, Any]:
     """A model's variables from the tensors of another library; see `load`."""
@@ -68,26 +81,51 @@ def convert(
         )
     chosen = layout or _best_layout(tensors, model, leaves)
     sources = names.name_map(model, chosen, leaves)
-    if found := _differences(tensors, sources, leaves, model):
+    skipped = {leaf for leaf in sources if skip_head and names.is_head(leaf)}
+    left = {sources.pop(leaf).name for leaf in skipped}
+    if found := _differences(tensors, sources, leaves, model, left):
         lines = "\n".join(f"  {line}" for line in found[:_SHOWN])
         more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise errors.WeightsError(
             f"{path}: not the weights of this {type(model).__name__} as {chosen} names "
             f"them; nothing was loaded:\n{lines}{more}\n"
-            "Choose the model, its version and num_classes as the file has them"
+            "Choose the model, its version and num_classes as the file has them; a new "
+            "head over the rest of the file: skip_head=True"
         )
-    device = {}
-    for leaf, source in sources.items():
-        values = source.convert(tensors[source.name])
-        device[leaf] = jnp.asarray(np.ascontiguousarray(values, np.float32))
+    device = {
+        leaf: jax.device_put(
+            _converted(tensors[source.name], source, leaves[leaf].shape)
+        )
+        for leaf, source in sources.items()
+    }
     return jax.block_until_ready(params.unflatten(device))
 
 
+def _converted(
+    tensor: np.ndarray | Tensor, source: names.Source, shape: tuple[int, ...]
+) -> np.ndarray:
+    """A leaf's values: read a block at a time, so that they are in memory only once."""
+    values = _aligned(shape)
+    start = 0
+    for rows in [tensor] if isinstance(tensor, np.ndarray) else tensor.blocks():
+        source.fill(values, start, rows)
+        start += len(rows)
+    return values
+
+
+def _aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """An array that XLA takes over without a copy on a CPU."""
+    size = 4 * math.prod(shape)
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size].view(np.float32).reshape(shape)
+
+
 def layout_of(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray | Tensor],
     model: Any,
     *,
-    input_shape: Sequence[int] = _IMAGES,
+    input_shape: Sequence[int] = IMAGES,
 ) -> Layout:
     """The layout whose names are most often those of the tensors.
 
@@ -99,7 +137,7 @@ def layout_of(
 
 
 def _best_layout(
-    tensors: Mapping[str, np.ndarray], model: Any, leaves: Mapping[str, Any]
+    tensors: Mapping[str, np.ndarray | Tensor], model: Any, leaves: Mapping[str, Any]
 ) -> Layout:
     known = names.layouts(model)
     if not known:
@@ -116,13 +154,17 @@ def _best_layout(
 
 
 def _differences(
-    tensors: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray | Tensor],
     sources: Mapping[str, names.Source],
     leaves: Mapping[str, Any],
     model: Any,
+    left: Set[str],
 ) -> list[str]:
-    """One line for each tensor that is missing, unexpected or of another shape."""
-    used = {source.name for source in sources.values()}
+    """One line for each tensor that is missing, unexpected or of another shape.
+
+    Those of `left` may be there or not.
+    """
+    used = {source.name for source in sources.values()} | left
     extra = [
         name
         for name in tensors

@@ -46,13 +46,34 @@ class Source:
             theirs[axis] = ours[place]
         return tuple(theirs)
 
-    def convert(self, tensor: np.ndarray) -> np.ndarray:
-        """The leaf's values; a view of the tensor where that is possible."""
+    def fill(self, ours: np.ndarray, start: int, rows: np.ndarray) -> None:
+        """Puts rows of the tensor, from row `start` on, where they belong in the leaf.
+
+        Args:
+            ours: the leaf's values, without gaps; those that are not of the rows stay.
+            start: number of the first row, along the tensor's first axis.
+            rows: some consecutive rows of the tensor.
+        """
         if self.grid:
-            outputs = tensor.shape[0]
-            tensor = tensor.reshape(outputs, *self.grid).transpose(2, 3, 1, 0)
-            return tensor.reshape(-1, outputs)
-        return tensor.transpose(self.order)
+            channels, height, width = self.grid
+            theirs = ours.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+            rows = rows.reshape(-1, *self.grid)
+        else:
+            theirs = ours.transpose(np.argsort(self.order))
+        theirs[start : start + len(rows)] = rows
+
+    def tensor(self, ours: np.ndarray) -> np.ndarray:
+        """The tensor of a leaf's values; a view of them where that is possible."""
+        if not self.grid:
+            return ours.transpose(np.argsort(self.order))
+        channels, height, width = self.grid
+        theirs = ours.reshape(height, width, channels, -1).transpose(3, 2, 0, 1)
+        return theirs.reshape(self.shape(ours.shape))
+
+
+def is_head(leaf: str) -> bool:
+    """Whether a leaf's size depends on the number of classes."""
+    return leaf.split("/")[-2] == "logits"
 
 
 def name_map(
@@ -160,6 +181,16 @@ _GRIDS: dict[tuple[type, str], tuple[int, int, int]] = {
     (models.GoogLeNet, "auxiliary1/dense"): (128, 4, 4),
     (models.GoogLeNet, "auxiliary2/dense"): (128, 4, 4),
 }
+
+
+def flattened(model: Any) -> dict[str, tuple[int, int, int]]:
+    """Kernels of dense layers after a flattened map: its channels, height, width."""
+    return {
+        f"params/{module}/kernel": grid
+        for (kind, module), grid in _GRIDS.items()
+        if isinstance(model, kind)
+    }
+
 
 _ALEXNET = {
     "conv1": "features.0",

@@ -9,13 +9,14 @@ few names in `_GLOBALS`, each of which is a harmless stand-in. What it makes is 
 afterwards, when nothing of it can change any more; memory is taken only then.
 """
 
+import contextlib
 import io
 import math
 import pickle
 import pickletools
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -24,6 +25,7 @@ import numpy as np
 
 from flaxnets import errors
 from flaxnets.weights import archives
+from flaxnets.weights.tensors import Tensor, filled, streamed
 
 # The first pickle of the older format is this number, whatever the pickle's protocol.
 _MAGIC = b"\x8a\x0a" + 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
@@ -42,8 +44,6 @@ _OPERATIONS = frozenset(
 # numpy's limit.
 _MOST_DIMENSIONS = 64
 
-_CHUNK = 2**20
-
 
 def begins_legacy(head: bytes) -> bool:
     """Whether a file that starts with these bytes is one of before PyTorch 1.6."""
@@ -55,10 +55,10 @@ def begins_zip(names: list[str]) -> bool:
     return any(name.endswith("/data.pkl") for name in names)
 
 
-def read_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
+def in_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, Tensor]:
     """The tensors of a state dict in the zip format by name.
 
-    Tensors that share memory (tied weights) do so in the result. A checkpoint that
+    Tensors that share memory (tied weights) do so when they are read. A checkpoint that
     holds the state dict as `state_dict` or `model` gives that one; `module.` before
     every name, which data-parallel training leaves, is taken off.
 
@@ -78,26 +78,28 @@ def read_zip(archive: zipfile.ZipFile, path: Path) -> dict[str, np.ndarray]:
             f"{path}: its byte order is {order!r}, expected 'little' or 'big'"
         )
     description = _small(archive, path, places[0], _PICKLE_LIMIT)
-    content, _ = _unpickled(path, description)
+    content, storages = _unpickled(path, description)
 
-    def values(storage: _Storage) -> np.ndarray:
+    def opened(storage: _Storage) -> contextlib.AbstractContextManager[IO[bytes]]:
+        return archive.open(f"{root}data/{storage.key}")
+
+    found = _tensors(path, content, opened, order)
+    for storage in storages.values():
         entry = archives.stored(archive, path, f"{root}data/{storage.key}")
         if entry.file_size != storage.size:
             raise errors.WeightsError(
                 f"{path}: {entry.filename} holds {entry.file_size:,} bytes, expected "
                 f"{storage.size:,}; the file is damaged or forged"
             )
-        with archive.open(entry) as file:
-            return _typed(_filled(file, storage.size), storage.dtype, order)
-
-    return _arrays(path, content, values)
+    return found
 
 
-def read_legacy(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict in the older format; else as `read_zip`.
+@contextlib.contextmanager
+def opened_legacy(path: Path) -> Iterator[dict[str, Tensor]]:
+    """The tensors of a state dict in the older format; else as `in_zip`.
 
     Raises:
-        WeightsError: as `read_zip`.
+        WeightsError: as `in_zip`.
     """
     with path.open("rb") as file:
         _next_pickle(path, file)
@@ -112,11 +114,11 @@ def read_legacy(path: Path) -> dict[str, np.ndarray]:
         keys, _ = _next_pickle(path, file)
         positions = _positions(path, file, keys, storages)
 
-        def values(storage: _Storage) -> np.ndarray:
+        def opened(storage: _Storage) -> contextlib.AbstractContextManager[IO[bytes]]:
             file.seek(positions[storage.key])
-            return _typed(_filled(file, storage.size), storage.dtype, "little")
+            return contextlib.nullcontext(file)
 
-        return _arrays(path, content, values)
+        yield _tensors(path, content, opened, "little")
 
 
 # What a pickle can lay hands on. Named tuples and no other classes: a pickle can set
@@ -142,6 +144,10 @@ class _View(NamedTuple):
     storage: _Storage
     first: int
     count: int
+
+
+# Opens a storage at its first value; one is open at a time.
+_Opened = Callable[[_Storage], contextlib.AbstractContextManager[IO[bytes]]]
 
 
 class _Tensor(NamedTuple):
@@ -318,9 +324,9 @@ def _positions(
     return positions
 
 
-def _arrays(
-    path: Path, content: Any, values: Callable[[_Storage], np.ndarray]
-) -> dict[str, np.ndarray]:
+def _tensors(
+    path: Path, content: Any, opened: _Opened, order: str
+) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -345,14 +351,49 @@ def _arrays(
     prefix = "module."
     if not all(name.startswith(prefix) for name in content):
         prefix = ""
-    read: dict[str, np.ndarray] = {}
-    arrays = {}
-    for name, tensor in content.items():
-        storage = tensor.view.storage
-        if storage.key not in read:
-            read[storage.key] = values(storage)
-        arrays[name.removeprefix(prefix)] = _array(tensor, read[storage.key])
-    return arrays
+    shared: dict[str, np.ndarray] = {}
+    return {
+        name.removeprefix(prefix): _readable(tensor, opened, order, shared)
+        for name, tensor in content.items()
+    }
+
+
+def _readable(
+    tensor: _Tensor, opened: _Opened, order: str, shared: dict[str, np.ndarray]
+) -> Tensor:
+    """A tensor whose description has been checked.
+
+    Args:
+        tensor: the description.
+        opened: opens a storage's values.
+        order: of the bytes.
+        shared: storages that have been read whole, by key.
+    """
+    view, offset, shape, strides = tensor
+    storage = view.storage
+
+    def read() -> np.ndarray:
+        if storage.key not in shared:
+            with opened(storage) as file:
+                values = filled(file, storage.size).view(storage.dtype)
+            shared[storage.key] = _swapped(values, order)
+        return _array(tensor, shared[storage.key])
+
+    def blocks() -> Iterator[np.ndarray]:
+        whole = view.first + offset == 0 and math.prod(shape) == storage.count
+        if not shape or not whole or strides != _row_after_row(shape):
+            yield read()
+            return
+        with opened(storage) as file:
+            for rows in streamed(file, shape, storage.dtype):
+                yield _swapped(rows, order)
+
+    return Tensor(shape, storage.dtype, read, blocks)
+
+
+def _row_after_row(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The strides of an array without gaps, last axis fastest."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _fault(tensor: _Tensor) -> str | None:
@@ -405,20 +446,8 @@ def _small(archive: zipfile.ZipFile, path: Path, name: str, limit: int) -> bytes
     return archive.read(entry)
 
 
-def _filled(file: IO[bytes], size: int) -> np.ndarray:
-    """The next `size` bytes, read in pieces: a zip's entry copies what it reads."""
-    values = np.empty(size, np.uint8)
-    rest = values.data
-    while rest:
-        piece = file.read(min(_CHUNK, len(rest)))
-        if not piece:
-            raise EOFError("ends within its values")
-        rest[: len(piece)] = piece
-        rest = rest[len(piece) :]
-    return values
-
-
-def _typed(values: np.ndarray, dtype: np.dtype, order: str) -> np.ndarray:
-    if order != sys.byteorder:
-        values = values.view(f"u{dtype.itemsize}").byteswap(inplace=True)
-    return values.view(dtype)
+def _swapped(values: np.ndarray, order: str) -> np.ndarray:
+    if order == sys.byteorder:
+        return values
+    plain = values.view(f"u{values.dtype.itemsize}").byteswap(inplace=True)
+    return plain.view(values.dtype)

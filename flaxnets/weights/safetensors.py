@@ -5,17 +5,35 @@ must index without a hole or an overlap (github.com/huggingface/safetensors, "Fo
 The library's messages name neither the file nor what to do.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO, Any
 
-import ml_dtypes  # noqa: F401 (numpy knows bfloat16 by name once this is imported)
+import ml_dtypes
 import numpy as np
 import safetensors
 
 from flaxnets import errors
+from flaxnets.weights.tensors import Tensor, streamed
 
-# The format's names of the types that are read.
-_TYPES = "F64 F32 F16 BF16 I64 I32 I16 I8 U64 U32 U16 U8 BOOL".split()
+# The format's names of the types that are read, and numpy's.
+_TYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U64": np.uint64,
+    "U32": np.uint32,
+    "U16": np.uint16,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 
 
 def begins(head: bytes) -> bool:
@@ -24,7 +42,8 @@ def begins(head: bytes) -> bool:
     return head[8:9] == b"{" and not 32 <= head[7] < 127
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[dict[str, Tensor]]:
     """The arrays of a safetensors file by name.
 
     Raises:
@@ -33,25 +52,51 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         # Mapped pages would count as memory on top of the arrays, so none are.
-        with safetensors.safe_open(path, framework="np", backend="pread") as file:
-            for name in file.keys():
-                kind = file.get_slice(name).get_dtype()
-                if kind not in _TYPES:
-                    raise errors.WeightsError(
-                        f"{path}: {name!r:.200} holds values of type {kind}, expected "
-                        f"one of {', '.join(_TYPES)}; get the file in one of these"
-                    )
-            _check_names(path)
-            return file.get_tensors()
+        file = safetensors.safe_open(path, framework="np", backend="pread")
     except safetensors.SafetensorError as error:
         raise errors.WeightsError(
             f"{path}: not a whole safetensors file ({error!s:.200}); it is cut off or "
             "damaged, get it again"
         ) from None
+    with file, path.open("rb") as values:
+        length = int.from_bytes(values.read(8), "little")
+        header = _header(path, values.read(length))
+        yield {
+            name: _tensor(path, file, values, name, 8 + length + row["data_offsets"][0])
+            for name, row in header.items()
+            if name != "__metadata__"
+        }
 
 
-def _check_names(path: Path) -> None:
-    """The format forbids a name twice; the library would let the last one count."""
+def _tensor(path: Path, file: Any, values: IO[bytes], name: str, start: int) -> Tensor:
+    part = file.get_slice(name)
+    kind, shape = part.get_dtype(), tuple(part.get_shape())
+    if kind not in _TYPES:
+        raise errors.WeightsError(
+            f"{path}: {name!r:.200} holds values of type {kind}, expected one of "
+            f"{', '.join(_TYPES)}; get the file in one of these"
+        )
+    dtype = np.dtype(_TYPES[kind])
+
+    def read() -> np.ndarray:
+        return file.get_tensor(name)
+
+    def blocks() -> Iterator[np.ndarray]:
+        if not shape:
+            yield read()
+            return
+        # Slices of the library's are read some bytes at a time.
+        values.seek(start)
+        yield from streamed(values, shape, dtype)
+
+    return Tensor(shape, dtype, read, blocks)
+
+
+def _header(path: Path, text: bytes) -> dict[str, Any]:
+    """The rows of a header that the library has checked.
+
+    The format forbids a name twice; the library would let the last one count.
+    """
 
     def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
         members = dict(pairs)
@@ -61,6 +106,4 @@ def _check_names(path: Path) -> None:
             )
         return members
 
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        json.loads(file.read(length), object_pairs_hook=unique)
+    return json.loads(text, object_pairs_hook=unique)

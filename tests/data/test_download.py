@@ -1,12 +1,10 @@
 """Downloads from a server that does everything that servers do."""
 
-import contextlib
 import hashlib
 import http.server
 import multiprocessing
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,51 +12,11 @@ import pytest
 
 from flaxnets import errors
 from flaxnets.data import download
+from tests.servers import send, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-Answer = Callable[[http.server.BaseHTTPRequestHandler, int], object]
-
-
-@contextlib.contextmanager
-def serving(answer: Answer) -> Iterator[tuple[str, list[str | None]]]:
-    """A server whose n-th request is answered by `answer(handler, n)`.
-
-    Yields its URL and the list of Range headers that came.
-    """
-    ranges: list[str | None] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            ranges.append(self.headers["Range"])
-            with contextlib.suppress(ConnectionError):
-                answer(self, len(ranges))
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/file.gz", ranges
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def send(
-    handler: http.server.BaseHTTPRequestHandler,
-    body: bytes,
-    status: int = 200,
-    length: int | None = None,
-) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(body) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(body)
+EXPECTED = download.Expected(SHA256, len(CONTENT))
 
 
 def whole(handler: http.server.BaseHTTPRequestHandler, _: int) -> None:
@@ -66,7 +24,7 @@ def whole(handler: http.server.BaseHTTPRequestHandler, _: int) -> None:
 
 
 def fetch(url: str, path: Path, timeout: float = 5.0) -> None:
-    download.fetch(url, path, SHA256, len(CONTENT), timeout=timeout, pause=0.01)
+    download.fetch(url, path, EXPECTED, timeout=timeout, pause=0.01)
 
 
 def test_fetches_once_and_then_uses_the_file(tmp_path: Path) -> None:
@@ -194,7 +152,7 @@ def test_two_processes_share_one_download(tmp_path: Path) -> None:
 
 def test_an_unwritable_cache_names_the_variable() -> None:
     with pytest.raises(errors.DownloadError, match="set FLAXNETS_CACHE"):
-        download.fetch("http://127.0.0.1:9/x", Path("/proc/none/x"), SHA256, 1)
+        download.fetch("http://127.0.0.1:9/x", Path("/proc/none/x"), EXPECTED)
 
 
 def test_a_full_disk_is_named_and_not_tried_again(tmp_path: Path) -> None:
@@ -212,5 +170,5 @@ def test_as_many_attempts_as_asked_for(tmp_path: Path) -> None:
         serving(lambda handler, _: send(handler, b"", 503)) as (url, ranges),
         pytest.raises(errors.DownloadError, match="status 503"),
     ):
-        download.fetch(url, tmp_path / "file.gz", SHA256, len(CONTENT), attempts=1)
+        download.fetch(url, tmp_path / "file.gz", EXPECTED, attempts=1)
     assert len(ranges) == 1

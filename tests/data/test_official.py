@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import io
 import socket
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def published(monkeypatch, tmp_path: Path, write_idx) -> Iterator[list[str]]:
         source = official.SOURCES[name]._replace(
             base=f"http://127.0.0.1:{server.server_port}/{name}/",
             files=tuple(
-                (hashlib.sha256(content).hexdigest(), len(content))
+                download.Expected(hashlib.sha256(content).hexdigest(), len(content))
                 for content in contents
             ),
         )
@@ -89,8 +90,8 @@ def test_auto_downloads_where_the_server_answers(published) -> None:
 
 
 def test_a_closed_standard_error_stops_no_download(published, monkeypatch) -> None:
-    class Closed:
-        def write(self, text: str) -> int:
+    class Closed(io.StringIO):
+        def write(self, text: str, /) -> int:
             raise BrokenPipeError
 
     monkeypatch.setattr("sys.stderr", Closed())

@@ -46,6 +46,17 @@ def test_computes_in_the_given_type_with_float32_parameters() -> None:
     assert variables["params"]["kernel"].dtype == jnp.float32
 
 
+def test_running_variance_may_be_the_unbiased_estimate() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 1, 2, 3))
+    for unbiased, freedom in ((False, 0), (True, 1)):
+        layer = layers.BatchNorm(momentum=0.75, unbiased=unbiased)
+        variables = layer.init(jax.random.key(1), x, True)
+        _, moved = layer.apply(variables, x, True, mutable=["batch_stats"])
+        estimate = np.var(np.asarray(x), axis=(0, 1, 2), ddof=freedom)
+        found: Any = moved["batch_stats"]
+        np.testing.assert_allclose(found["var"], 0.75 + 0.25 * estimate, rtol=1e-5)
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_batch_norm_is_linens(train: bool) -> None:
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 5, 5, 3))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import flaxnets
 from flaxnets import models, params, weights
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra peers)")
@@ -192,6 +193,42 @@ def test_computes_what_torchvision_does(name: str, torchvision, tmp_path) -> Non
     assert relative(gradient, channels_last(given.grad)) < GRADIENT
 
 
+@pytest.mark.parametrize("name", ["googlenet", "resnet18", "vgg11_bn"])
+def test_a_step_of_training_moves_statistics_as_torchvisions(
+    name: str, torchvision, tmp_path
+) -> None:
+    options = {"init_weights": False, "dropout": 0.0}
+    if name == "googlenet":
+        options["dropout_aux"] = 0.0
+    if name == "resnet18":
+        options = {}
+    torch.manual_seed(0)
+    network = stirred(getattr(torchvision.models, name)(weights=None, **options))
+    torch.save(network.state_dict(), tmp_path / "before.pth")
+    # Few values a channel in the last maps, so that the estimate matters.
+    images = np.random.default_rng(2).normal(size=(2, 64, 64, 3)).astype(np.float32)
+    with torch.no_grad():
+        network.train()(torch.tensor(np.moveaxis(images, -1, 1).copy()))
+    torch.save(network.state_dict(), tmp_path / "after.pth")
+    chosen = {} if name == "resnet18" else {"dropout": 0.0}
+    model = models.build(name, **chosen)
+    before = weights.load(tmp_path / "before.pth", model)
+    expected = weights.load(tmp_path / "after.pth", model)["batch_stats"]
+    _, moved = jax.jit(
+        lambda variables, images: model.apply(
+            variables,
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(0)},
+        )
+    )(before, images)
+    found, wanted = map(params.flatten, (moved["batch_stats"], expected))
+    assert found.keys() == wanted.keys()
+    for leaf, values in wanted.items():
+        assert relative(found[leaf], values) < OUTPUT, leaf
+
+
 def test_auxiliary_classifiers_are_torchvisions(torchvision, tmp_path) -> None:
     torch.manual_seed(0)
     network = torchvision.models.googlenet(weights=None, init_weights=False)
@@ -211,6 +248,41 @@ def test_auxiliary_classifiers_are_torchvisions(torchvision, tmp_path) -> None:
         for ours, theirs in (("auxiliary1", "aux1"), ("auxiliary2", "aux2")):
             expected = network.get_submodule(theirs)(maps[theirs]).numpy()
             assert relative(found[ours], expected) < OUTPUT, ours
+
+
+@pytest.mark.parametrize("name", ["vgg11", "vgg13_bn", "resnet18", "resnet50"])
+def test_computes_what_timm_does(name: str, torchvision, tmp_path) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    network = stirred(timm.create_model(name, pretrained=False))
+    save_file(network.state_dict(), tmp_path / "model.safetensors")
+    model, variables = flaxnets.create(name, weights=tmp_path / "model.safetensors")
+    side = 224 if name.startswith("vgg") else 97
+    images = np.random.default_rng(2).normal(size=(1, side, side, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.tensor(np.moveaxis(images, -1, 1).copy())).numpy()
+    apply: Any = jax.jit(model.apply)
+    assert relative(apply(variables, images)[0], expected) < OUTPUT
+
+
+@pytest.mark.parametrize(
+    "name", ["alexnet", "vgg11_bn", "squeezenet1_1", "googlenet", "resnet18"]
+)
+def test_torchvision_takes_what_is_saved(name: str, torchvision, tmp_path) -> None:
+    from safetensors.torch import load_file
+
+    model, variables = flaxnets.create(name, key=jax.random.key(0))
+    weights.save(variables, tmp_path / "model.safetensors", model)
+    options = {"init_weights": False} if name == "googlenet" else {}
+    network = getattr(torchvision.models, name)(weights=None, **options).eval()
+    network.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
+    images = np.random.default_rng(2).normal(size=(1, 224, 224, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.tensor(np.moveaxis(images, -1, 1).copy())).numpy()
+    apply: Any = jax.jit(model.apply)
+    assert relative(apply(variables, images)[0], expected) < OUTPUT
 
 
 def keras_network(name: str, side: int) -> Any:

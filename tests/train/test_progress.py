@@ -6,14 +6,14 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from flaxnets.train import progress
 
 RUN = """
-from flaxnets.train.progress import Progress, say
+from flaxnets.console import say
+from flaxnets.train.progress import Progress
 say("before")
 with Progress(2, 10) as shown:
     for step in range(1, 11):
@@ -137,17 +137,3 @@ def test_a_stream_that_was_closed_gets_nothing(capsys) -> None:
     with progress.Progress(1, 1, stream=stream) as shown:
         shown.say("lost")
     assert capsys.readouterr() == ("", "")
-
-
-def test_letters_that_a_stream_lacks_are_escaped(tmp_path: Path, monkeypatch) -> None:
-    for encoding, shown in (("ascii", "gr\\xfcn\n"), ("utf-8", "grün\n")):
-        with (tmp_path / encoding).open("w", encoding=encoding) as stream:
-            monkeypatch.setattr(sys, "stdout", stream)
-            progress.say("grün")
-        assert (tmp_path / encoding).read_text(encoding) == shown
-
-
-def test_errors_go_to_standard_error(capsys) -> None:
-    progress.say("fine")
-    progress.say_error("broken")
-    assert capsys.readouterr() == ("fine\n", "broken\n")

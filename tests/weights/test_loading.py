@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import flaxnets
 from flaxnets import data, errors, models, ops, params, weights
 from flaxnets.data import preprocessing
 from flaxnets.weights import loading, names
+from tests.networks import drawn
 
 
 def test_the_original_squeezenet_names_real_pictures(real_data: Path) -> None:
@@ -57,6 +60,14 @@ class LeNet(nn.Module):
         return nn.Dense(10, name="fc2")(x)
 
 
+def turned(source: names.Source, tensor: np.ndarray, shape: tuple) -> np.ndarray:
+    """A leaf of a tensor whose rows come in two parts."""
+    leaf = np.full(shape, np.nan)
+    source.fill(leaf, 0, tensor[:2])
+    source.fill(leaf, 2, tensor[2:])
+    return leaf
+
+
 @pytest.mark.parametrize(
     ("file", "widths", "hidden", "mean", "deviation", "expected"),
     [
@@ -78,9 +89,8 @@ def test_networks_of_others_keep_their_accuracy(
             leaves[f"{module}/kernel"] = tensor.transpose(2, 3, 1, 0)
         else:
             grid = (widths[1], 4, 4) if module == "fc1" else None
-            leaves[f"{module}/kernel"] = names.Source(name, (1, 0), grid).convert(
-                tensor
-            )
+            source = names.Source(name, (1, 0), grid)
+            leaves[f"{module}/kernel"] = turned(source, tensor, tensor.shape[::-1])
     variables: Any = {"params": params.unflatten(leaves)}
     test = data.load("mnist").test
     images = (test.images / np.float32(255) - np.float32(mean)) / np.float32(deviation)
@@ -147,9 +157,11 @@ def test_a_flattened_map_is_put_in_channels_last_order() -> None:
         ((1, 0), kernel.reshape(outputs, -1)),
         ((2, 3, 1, 0), kernel),
     ):
-        ours = names.Source("dense", order, grid).convert(stored)
+        source = names.Source("dense", order, grid)
+        ours = turned(source, stored, (image.size, outputs))
         np.testing.assert_allclose(image.ravel() @ ours, expected)
-        assert names.Source("dense", order, grid).shape(ours.shape) == stored.shape
+        assert source.shape(ours.shape) == stored.shape
+        np.testing.assert_array_equal(source.tensor(ours), stored)
 
 
 @pytest.mark.parametrize(
@@ -227,9 +239,11 @@ def test_counters_of_batches_are_no_weights() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "either weights, a file to read, or key"),
-        ({"weights": "a.pth", "key": 0}, "either weights, a file to read, or key"),
+        ({}, "either weights, a tag or a file to read, or key"),
+        ({"weights": "a.pth", "key": 0}, "either weights, a tag or a file to read"),
         ({"weights": "/nowhere/a.pth"}, "/nowhere/a.pth"),
+        ({"weights": "a.pth", "skip_head": True}, "give both"),
+        ({"key": 0, "skip_head": True}, "give both"),
     ],
 )
 def test_create_says_what_it_needs(options, message: str) -> None:
@@ -243,3 +257,85 @@ def test_create_draws_with_a_key() -> None:
     )
     logits, _ = model.apply(variables, jnp.zeros((1, 64, 64, 3)))
     assert logits.shape == (1, 3)
+
+
+def test_a_new_head_over_the_body_of_a_file(tmp_path: Path) -> None:
+    model, variables = flaxnets.create(
+        "squeezenet1_1", key=jax.random.key(0), num_classes=3
+    )
+    weights.save(variables, tmp_path / "three", model)
+    with pytest.raises(errors.WeightsError, match="new head .*: skip_head=True"):
+        flaxnets.create("squeezenet1_1", weights=tmp_path / "three", num_classes=5)
+    body = weights.load(tmp_path / "three", small(), skip_head=True)
+    assert "logits" not in body["params"]
+    _, found = flaxnets.create(
+        "squeezenet1_1",
+        weights=tmp_path / "three",
+        key=jax.random.key(1),
+        num_classes=5,
+        skip_head=True,
+    )
+    head = params.initialize(small(), jax.random.key(1), (1, 224, 224, 3))
+    for leaf, values in params.flatten(found).items():
+        source = head if "/logits/" in leaf else variables
+        np.testing.assert_array_equal(values, params.flatten(source)[leaf])
+    assert not params.differences(head, found)
+
+
+def test_published_options_come_with_weights_and_can_be_changed(tmp_path: Path) -> None:
+    model = models.build("googlenet")
+    assert not model.transform_input
+    weights.save(drawn(model), tmp_path / "w", model)
+    model, _ = flaxnets.create("googlenet", weights=tmp_path / "w")
+    assert model.transform_input
+    model, _ = flaxnets.create(
+        "googlenet", weights=tmp_path / "w", transform_input=False
+    )
+    assert not model.transform_input
+
+
+def test_preprocessing_is_that_of_the_weights(real_data: Path, tmp_path: Path) -> None:
+    file = real_data / "squeezenet_v1_caffe.npz"
+    known = weights.preprocessing("squeezenet_caffe", file)
+    assert known == preprocessing.SQUEEZENET_CAFFE
+    second = weights.preprocessing("resnet50", "torchvision-v2")
+    assert second == preprocessing.TORCHVISION_V2
+    model, variables = flaxnets.create("squeezenet1_1", key=jax.random.key(0))
+    weights.save(variables, tmp_path / "w", model)
+    found = weights.preprocessing("squeezenet1_1", tmp_path / "w")
+    assert found == preprocessing.TORCHVISION
+
+
+MEASURE = """
+import sys
+import jax
+from flaxnets import models, params, weights
+
+def kilobytes(kind):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(kind))
+
+model = models.build("alexnet")
+params.abstract(model, (1, 224, 224, 3))
+jax.block_until_ready(jax.numpy.ones(3))
+before = kilobytes("VmRSS")
+variables = weights.load(sys.argv[1], model)
+print((kilobytes("VmHWM") - before) * 1024 / params.nbytes(variables))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="no /proc to read memory from"
+)
+def test_loading_needs_little_more_memory_than_the_parameters(tmp_path: Path) -> None:
+    # Of 244 MB, 151 are one layer's, which another order of its rows could double.
+    model = models.build("alexnet")
+    weights.save(drawn(model), tmp_path / "w", model)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "w")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.3

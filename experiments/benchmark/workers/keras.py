@@ -82,7 +82,7 @@ def prepare(
     steps_per_execution: int = STEPS_PER_EXECUTION,
 ) -> Any:
     """The compiled network with its initial weights, the data, and where it runs."""
-    facts = _select(job)
+    facts = select(job)
     keras.utils.set_random_seed(job.seed)
     found = jobs.arrays(job)
     found = found._replace(
@@ -175,7 +175,7 @@ def check(job: jobs.Job) -> dict[str, Any]:
     }
 
 
-def _select(job: jobs.Job) -> dict[str, Any]:
+def select(job: jobs.Job | jobs.NetworkJob) -> dict[str, Any]:
     """Sets the backend's device and precision; says where it runs."""
     if keras.backend.backend() == "jax":
         from experiments.benchmark import jax_device

@@ -21,7 +21,7 @@ class Training:
 
     def __init__(self, job: jobs.Job) -> None:
         self.job = job
-        self.device = _device(job)
+        self.device = device_of(job)
         self.layout = (
             torch.channels_last
             if job.variant == "channels-last"
@@ -87,14 +87,15 @@ class Training:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def facts(self) -> dict[str, Any]:
-        """Where and how this runs."""
-        gpu = self.device.type == "cuda"
-        return {
-            "backend": "gpu" if gpu else "cpu",
-            "device": torch.cuda.get_device_name() if gpu else "cpu",
-            "threads": torch.get_num_threads(),
-        }
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """Where and how a worker runs."""
+    gpu = device.type == "cuda"
+    return {
+        "backend": "gpu" if gpu else "cpu",
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def network(shape: tuple[int, ...], class_count: int) -> nn.Module:
@@ -165,7 +166,7 @@ def steps(job: jobs.Job) -> dict[str, Any]:
     steady = float(np.median(windows)) / count
     compiled = job.variant == "compile"
     return {
-        **training.facts(),
+        **facts(training.device),
         "first_step_at": first_step_at,
         "compile_seconds": first_seconds - steady if compiled else None,
         "window_steps": count,
@@ -184,7 +185,7 @@ def race(job: jobs.Job) -> dict[str, Any]:
         accuracies.append([time.time(), accuracy])
         if jobs.reached(accuracy, job):
             break
-    return {**training.facts(), "accuracies": accuracies}
+    return {**facts(training.device), "accuracies": accuracies}
 
 
 def check(job: jobs.Job) -> dict[str, Any]:
@@ -197,7 +198,7 @@ def check(job: jobs.Job) -> dict[str, Any]:
     ]
     test_loss, test_accuracy = training.evaluate()
     return {
-        **training.facts(),
+        **facts(training.device),
         "paper": {
             "losses": losses,
             "mean_loss": float(np.mean(losses)),
@@ -207,7 +208,12 @@ def check(job: jobs.Job) -> dict[str, Any]:
     }
 
 
-def _device(job: jobs.Job) -> torch.device:
+def device_of(job: jobs.Job | jobs.NetworkJob) -> torch.device:
+    """The job's device, with its precision set.
+
+    Raises:
+        DeviceMissing: PyTorch sees none.
+    """
     if job.device == "cpu":
         return torch.device("cpu")
     if job.device != "gpu" or not torch.cuda.is_available():

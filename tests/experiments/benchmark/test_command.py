@@ -98,6 +98,7 @@ def processes_that_name(path: Path) -> list[str]:
         ("mnist --seed -1", "--seed is -1"),
         ("mnist --out pyproject.toml", "--out pyproject.toml: a file"),
         ("mnist --batch-sizes 0", "--batch-sizes is (0,)"),
+        ("mnist --batch-sizes --no-race", "--batch-sizes is empty"),
         ("mnist --target 99", "--target is 99"),
         ("mnist --contenders jax", "--contenders jax: unknown"),
         ("mnist --dataset gone.npz", "gone.npz: no such file"),

@@ -57,10 +57,17 @@ def unlike(outcome: processes.Outcome, status: str, message: str) -> processes.O
     return {**kept, "status": status, "message": message}
 
 
-def benchmark(out: Path | None, **options: Any) -> int:
+def benchmark(
+    out: Path | None, batch_sizes: tuple[int, ...] = (16,), **options: Any
+) -> int:
     return mnist.run(
         mnist.Config(
-            dataset="digits", rounds=1, batch_sizes=(16,), steps=10, out=out, **options
+            dataset="digits",
+            rounds=1,
+            batch_sizes=batch_sizes,
+            steps=10,
+            out=out,
+            **options,
         )
     )
 
@@ -110,6 +117,16 @@ def test_failures_are_named_and_the_others_measured(
     assert others <= result["summary"]["steps"]["16"]["rows"].keys()
     assert others <= result["summary"]["race"]["rows"].keys()
     assert f"failed: {name} ({kind}): it broke" in (tmp_path / "table.txt").read_text()
+    assert (tmp_path / "plot.png").exists()
+
+
+def test_the_race_can_be_measured_alone(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "run", answer)
+    assert benchmark(tmp_path, batch_sizes=(), device="cpu") == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["summary"]["steps"] == {}
+    assert result["summary"]["race"]["rows"].keys() == CONTENDERS.keys()
+    assert "median of 1 rounds" in (tmp_path / "table.txt").read_text()
     assert (tmp_path / "plot.png").exists()
 
 
