@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 import flaxnets
-from flaxnets import console, errors, machine, weights
+from flaxnets import console, errors, machine, ops, weights
 from flaxnets.data import pictures, preprocessing
 from flaxnets.models import registry
 from flaxnets.report import terminal
@@ -59,7 +59,7 @@ def run(config: Config) -> int:
     model, variables = flaxnets.create(config.model, weights=config.weights)
     prepare = weights.preprocessing(config.model, config.weights)
     images = np.stack([prepare(picture) for picture in photographs])
-    logits, _ = jax.jit(model.apply)(variables, images)
+    logits, _ = jax.jit(ops.in_parts(model.apply))(variables, images)
     shares = probabilities(np.asarray(logits))
     names = preprocessing.imagenet_classes()
     found = [

@@ -1,5 +1,6 @@
 """The README's code runs, and what it names exists."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from flaxnets import models, params
-from flaxnets.weights import names
+from flaxnets import models, params, weights
+from flaxnets.data import download
+from flaxnets.weights import cache, names
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,17 +37,21 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
 
 
 def test_the_pretrained_example_runs_as_it_stands(tmp_path, monkeypatch) -> None:
-    """On a file of that name with ones for weights: what a file is, its bytes tell."""
+    """With ones for weights, where the published file would be, and its record."""
+    monkeypatch.setenv("FLAXNETS_CACHE", str(tmp_path))
     model = models.build("resnet50")
     leaves = params.flatten(params.abstract(model, (1, 224, 224, 3)))
     tensors = {
         source.name: np.ones(source.shape(leaves[leaf].shape), np.float32)
         for leaf, source in names.name_map(model, "torchvision", leaves).items()
     }
-    with (tmp_path / "resnet50-0676ba61.pth").open("wb") as file:
+    path = cache.place(weights.find("resnet50"))
+    path.parent.mkdir(parents=True)
+    with path.open("wb") as file:
         np.savez(file, **tensors)
-    monkeypatch.chdir(tmp_path)
-    found = {"images": np.zeros((1, 64, 64, 3), np.float32)}
+    record = {"sha256": download.digest(path), "size": path.stat().st_size}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(record))
+    found: dict = {"picture": np.zeros((64, 80, 3), np.uint8)}
     exec(EXAMPLES[1], found)
     assert found["logits"].shape == (1, 1000)
     assert len(EXAMPLES) == 2

@@ -35,8 +35,11 @@ def max_pool(
         pairs = _rounded_up(x.shape[1:-1], sizes, steps, pairs)
     if sizes == steps and np.prod(sizes) <= 9 and not np.any(pairs):
         return _max_pool_tiles(x, sizes)
-    low = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return _reduce(x, np.array(low, x.dtype), jax.lax.max, sizes, steps, pairs)
+    floating = jnp.issubdtype(x.dtype, jnp.floating)
+    low = -jnp.inf if floating else jnp.iinfo(x.dtype).min
+    if np.prod(sizes) > 9:
+        return _max_of_windows(x, low, sizes, steps, pairs)
+    return _max_pool_overlapping(x, low, sizes, steps, pairs)
 
 
 def avg_pool(
@@ -166,6 +169,50 @@ def _max_pool_tiles(x: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
         taps = [
             jax.lax.index_in_dim(x, tap, axis, keepdims=False)
             for tap in range(x.shape[axis])
+        ]
+        x = functools.reduce(_first_maximum, taps)
+    return x
+
+
+def _max_of_windows(x, low, sizes, steps, pairs) -> jax.Array:
+    return _reduce(x, np.array(low, x.dtype), jax.lax.max, sizes, steps, pairs)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3, 4))
+def _max_pool_overlapping(x, low, sizes, steps, pairs) -> jax.Array:
+    """Windows that overlap: reduce_window, but not its slow gradient on CPU."""
+    return _max_of_windows(x, low, sizes, steps, pairs)
+
+
+@_max_pool_overlapping.defjvp
+def _(low, sizes, steps, pairs, primals, tangents):
+    def native(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        form = functools.partial(
+            _max_of_windows, low=low, sizes=sizes, steps=steps, pairs=pairs
+        )
+        return jax.jvp(form, (x,), (tangent,))
+
+    def slices(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        form = functools.partial(
+            _max_of_slices, low=low, sizes=sizes, steps=steps, pairs=pairs
+        )
+        return jax.jvp(form, (x,), (tangent,))
+
+    return jax.lax.platform_dependent(*primals, *tangents, cpu=slices, default=native)
+
+
+def _max_of_slices(x, low, sizes, steps, pairs) -> jax.Array:
+    """Maxima of strided slices, one dimension after the other, last one first.
+
+    Like `_max_pool_tiles`, so that the first of equal values takes the gradient.
+    """
+    for axis in reversed(range(1, x.ndim - 1)):
+        size, step, pair = sizes[axis - 1], steps[axis - 1], pairs[axis - 1]
+        edges = [(*pair, 0) if place == axis else (0, 0, 0) for place in range(x.ndim)]
+        x = jax.lax.pad(x, jnp.asarray(low, x.dtype), edges)
+        span = x.shape[axis] - size + 1
+        taps = [
+            jax.lax.slice_in_dim(x, tap, tap + span, step, axis) for tap in range(size)
         ]
         x = functools.reduce(_first_maximum, taps)
     return x

@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -32,8 +32,19 @@ class Geometry(NamedTuple):
         return Geometry(self.strides[1:], self.padding[1:], self.dilation[1:])
 
 
-# Winograd's form needs this many pixels to be worth its additions.
+# Winograd's form along one dimension needs this many pixels to be worth its additions,
+# the form along two this many channels on either side.
 _WINOGRAD_PIXELS = 6000
+_WINOGRAD_CHANNELS = 32
+
+# Up to so many, pixels are put side by side as channels before a window strides over
+# them: short runs of memory are slow to gather.
+_FEW_CHANNELS = 4
+
+# Floats that are worked on at a time: what is made of them should stay in the cache.
+# Below twice as many nothing is gained, and the gradient would be computed in parts.
+_TILE_FLOATS = 1_600_000
+_PATCH_FLOATS = 4_000_000
 
 # Products with fewer columns than this are better shaped for two rows at once, although
 # a quarter of what they multiply is zeros.
@@ -56,6 +67,12 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         kernel: [*window, C, F].
         geometry: of the window.
     """
+    strided = math.prod(geometry.strides) > 1 and math.prod(geometry.dilation) == 1
+    if strided and x.shape[-1] <= _FEW_CHANNELS and x.ndim > 3:
+        x, kernel, geometry = _depth_from_space(x, kernel, geometry)
+        form = functools.partial(row_conv, geometry=geometry)
+        parts = math.prod(x.shape[1:-1]) * kernel.shape[0] * kernel.shape[-1]
+        return _in_parts(form, x, kernel, parts, _PATCH_FLOATS)
     taps, features = kernel.shape[0], kernel.shape[-1]
     row = math.prod(kernel.shape[1:-1])
     stride, padding = geometry.strides[0], geometry.padding[0]
@@ -63,15 +80,98 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     plain = stride == gap == 1
     # Floats moved per output pixel: patches of whole windows and the output, against
     # patches of single rows and a part of the output for each of them.
+    image = math.prod(x.shape[1:])
+    if _suits_winograd(x, kernel, geometry):
+        form = functools.partial(winograd2d_conv, geometry=geometry)
+        return _in_parts(form, x, kernel, image, _TILE_FLOATS)
     if x.ndim == 3 or stride > 1 or taps * row + features <= row + taps * features:
         outputs = x.shape[1] + sum(padding) - (taps - 1) * gap
         narrow = taps * row < _NARROW and features < _NARROW
         tile = 2 if plain and narrow and outputs % 2 == 0 else 1
-        return window_conv(x, kernel, geometry, tile=tile)
+        form = functools.partial(window_conv, geometry=geometry, tile=tile)
+        window = math.prod(kernel.shape[:-2])
+        # A window of one pixel is the image itself.
+        patches = window * image // math.prod(geometry.strides) if window > 1 else 0
+        return _in_parts(form, x, kernel, patches, _PATCH_FLOATS)
     if plain and taps == 3 and padding == (1, 1) and x.dtype == jnp.float32:
         if math.prod(x.shape[:-1]) >= _WINOGRAD_PIXELS:
             return winograd_conv(x, kernel, geometry)
     return row_conv(x, kernel, geometry)
+
+
+def _suits_winograd(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> bool:
+    """Whether the form along two dimensions can be used, and is the fastest."""
+    once = all(step == 1 for step in (*geometry.strides, *geometry.dilation))
+    wide = min(kernel.shape[-2:]) >= _WINOGRAD_CHANNELS
+    return once and wide and kernel.shape[:-2] == (3, 3) and x.dtype == jnp.float32
+
+
+def _depth_from_space(
+    x: jax.Array, kernel: jax.Array, geometry: Geometry
+) -> tuple[jax.Array, jax.Array, Geometry]:
+    """The same convolution with stride 1, of as many more channels."""
+    strides, rank = geometry.strides, x.ndim - 2
+    taps = [-(-size // step) for size, step in zip(kernel.shape, strides, strict=False)]
+    edges, grid = [(0, 0, 0)], []
+    for axis in range(rank):
+        (low, high), step = geometry.padding[axis], strides[axis]
+        size = x.shape[axis + 1]
+        outputs = (size + low + high - kernel.shape[axis]) // step + 1
+        length = outputs - 1 + taps[axis]
+        grid.append(length)
+        # Pixels at the end that no window covers go.
+        edges.append((low, step * length - size - low, 0))
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), [*edges, (0, 0, 0)])
+    ends = [
+        (0, step * count - size)
+        for step, count, size in zip(strides, taps, kernel.shape, strict=False)
+    ]
+    kernel = jnp.pad(kernel, [*ends, (0, 0), (0, 0)])
+
+    def deepened(array: jax.Array, first: int, counts: Sequence[int]) -> jax.Array:
+        """Moves what lies within a step into the channels, from axis `first` on."""
+        head, tail = array.shape[:first], array.shape[first + rank :]
+        pairs = itertools.chain.from_iterable(zip(counts, strides, strict=True))
+        array = array.reshape(*head, *pairs, *tail)
+        outer = [first + 2 * axis for axis in range(rank)]
+        inner = [axis + 1 for axis in outer]
+        rest = range(first + 2 * rank, array.ndim)
+        array = array.transpose(*range(first), *outer, *inner, *rest)
+        return array.reshape(*head, *counts, -1, *tail[1:])
+
+    plain = Geometry((1,) * rank, ((0, 0),) * rank, (1,) * rank)
+    return deepened(x, 1, grid), deepened(kernel, 0, taps), plain
+
+
+def _in_parts(
+    form: Callable[[jax.Array, jax.Array], jax.Array],
+    x: jax.Array,
+    kernel: jax.Array,
+    floats: int,
+    limit: int,
+) -> jax.Array:
+    """`form(x, kernel)`, of a few images at a time where all would be too much.
+
+    Nothing of a part is kept for the gradient but its images.
+
+    Args:
+        form: a convolution.
+        x, kernel: what it takes.
+        floats: that one image is turned into on the way.
+        limit: how many there may be at a time.
+    """
+    batch = len(x)
+    if batch * floats <= 2 * limit:
+        return form(x, kernel)
+    count = max(
+        n
+        for n in range(1, batch + 1)
+        if batch % n == 0 and (n == 1 or n * floats <= limit)
+    )
+    once = jax.checkpoint(form)
+    parts = x.reshape(batch // count, count, *x.shape[1:])
+    y = jax.lax.map(lambda part: once(part, kernel), parts)
+    return y.reshape(batch, *y.shape[2:])
 
 
 def window_conv(
@@ -141,6 +241,60 @@ def winograd_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Ar
     ]
     y = jnp.stack(_combined(_OF_OUTPUT, products), axis=2)
     return y.reshape(y.shape[0], 2 * tiles, *y.shape[3:])[:, :rows]
+
+
+def winograd2d_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """Sixteen products for four outputs, where others need thirty-six.
+
+    Two spatial dimensions of three taps, stride and dilation 1. A direct convolution's
+    zeros are zeros here too.
+    """
+    batch, channels, features = len(x), x.shape[-1], kernel.shape[-1]
+    outputs = [
+        size + sum(pair) - 2
+        for size, pair in zip(x.shape[1:3], geometry.padding, strict=True)
+    ]
+    tiles = [-(-size // 2) for size in outputs]
+    sides = [
+        (low, 2 * count + 2 - size - low)
+        for size, (low, _), count in zip(
+            x.shape[1:3], geometry.padding, tiles, strict=True
+        )
+    ]
+    x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+    ends = [2 * count - 1 for count in tiles]
+
+    def input_at(row: int, column: int) -> jax.Array:
+        """One of the sixteen pixels of every tile's input, [B * tiles, C]."""
+        stop = (batch, row + ends[0], column + ends[1], channels)
+        part = jax.lax.slice(x, (0, row, column, 0), stop, (1, 2, 2, 1))
+        return part.reshape(-1, channels)
+
+    def taps_at(row: int, column: int) -> jax.Array:
+        return kernel[row, column]
+
+    inputs = _nested(_OF_INPUT, input_at)
+    taps = _nested(_OF_KERNEL, taps_at)
+    y = _nested(_OF_OUTPUT, lambda row, column: inputs[row][column] @ taps[row][column])
+    shape = (batch, *tiles, features)
+    lines = [jnp.stack([part.reshape(shape) for part in row], axis=3) for row in y]
+    whole = jnp.stack(lines, axis=2)
+    whole = whole.reshape(batch, 2 * tiles[0], 2 * tiles[1], features)
+    return whole[:, : outputs[0], : outputs[1]]
+
+
+def _nested(
+    matrix: np.ndarray, part: Callable[[int, int], jax.Array]
+) -> list[list[jax.Array]]:
+    """A matrix times a square of arrays times the matrix transposed."""
+    size = range(matrix.shape[1])
+    columns = [
+        _combined(matrix, [part(row, column) for row in size]) for column in size
+    ]
+    return [
+        _combined(matrix, [columns[column][row] for column in size])
+        for row in range(matrix.shape[0])
+    ]
 
 
 def _rows(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

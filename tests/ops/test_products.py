@@ -16,6 +16,7 @@ FORMS = {
     "two rows": functools.partial(products.window_conv, tile=2),
     "row": products.row_conv,
     "winograd": products.winograd_conv,
+    "winograd2d": products.winograd2d_conv,
 }
 
 
@@ -75,8 +76,9 @@ def test_zeros_stay_zeros(form: str) -> None:
         # The lecture's network at batch 128 and at batch 16.
         (((128, 28, 28, 1), 16), "window"),
         (((128, 14, 14, 16), 32), "winograd"),
-        (((128, 7, 7, 32), 64), "winograd"),
+        (((128, 7, 7, 32), 64), "winograd2d"),
         (((16, 14, 14, 16), 32), "row"),
+        (((16, 7, 7, 32), 64), "winograd2d"),
         # A few kernels of many channels.
         (((128, 14, 14, 2), 64), "window"),
     ],
@@ -84,7 +86,7 @@ def test_zeros_stay_zeros(form: str) -> None:
 def test_the_form_follows_the_shapes(case, form: str, monkeypatch) -> None:
     shape, features = case
     taken = []
-    for name in ("window", "row", "winograd"):
+    for name in ("window", "row", "winograd", "winograd2d"):
         original = getattr(products, f"{name}_conv")
 
         def noted(*args, name=name, original=original, **options):
@@ -107,3 +109,67 @@ def test_bfloat16_is_not_transformed() -> None:
     taken = products.conv(x, kernel, SAME)
     row = products.row_conv(x, kernel, SAME)
     np.testing.assert_array_equal(taken, row)
+
+
+@pytest.mark.parametrize(
+    "padding", [((0, 0), (0, 0)), ((1, 2), (0, 1)), ((2, 0), (1, 1))]
+)
+def test_winograds_form_takes_any_padding(padding) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+    geometry = products.Geometry((1, 1), padding, (1, 1))
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    found = products.winograd2d_conv(x, kernel, geometry)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "features", "size", "stride"),
+    [((6, 9, 8, 32), 32, 3, 1), ((6, 9, 8, 3), 8, 5, 2), ((5, 9, 8, 32), 32, 3, 1)],
+)
+def test_large_maps_are_done_in_parts(
+    shape, features, size, stride, monkeypatch
+) -> None:
+    """The same values and gradients, with room for two images at a time."""
+    pixels = shape[1] * shape[2] * shape[3]
+    monkeypatch.setattr(products, "_TILE_FLOATS", 2 * pixels)
+    monkeypatch.setattr(products, "_PATCH_FLOATS", 2 * size**2 * pixels // stride**2)
+    pad = size // 2
+    geometry = products.Geometry((stride,) * 2, ((pad, pad),) * 2, (1, 1))
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (size, size, shape[-1], features))
+
+    def native(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            geometry.strides,
+            geometry.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    def parts(x, kernel):
+        return products.conv(x, kernel, geometry)
+
+    loops = [
+        equation.params["length"]
+        for equation in jax.make_jaxpr(parts)(x, kernel).eqns
+        if equation.primitive.name == "scan"
+    ]
+    # Of five images only one at a time divides them.
+    assert loops == [3 if shape[0] == 6 else 5]
+    for found, expected in zip(
+        _with_gradients(parts, x, kernel),
+        _with_gradients(native, x, kernel),
+        strict=True,
+    ):
+        scale = float(jnp.max(jnp.abs(expected)))
+        np.testing.assert_allclose(found / scale, expected / scale, atol=1e-5)
+
+
+def _with_gradients(form, x, kernel) -> list[jax.Array]:
+    y, pull = jax.vjp(form, x, kernel)
+    upstream = jax.random.normal(jax.random.key(2), y.shape)
+    return [y, *pull(upstream)]
