@@ -8,6 +8,9 @@ from typing import TextIO
 
 from flaxnets import errors
 
+# Seconds between the lines that a log file gets about work under way.
+PLAIN_SECONDS = 30.0
+
 
 def run(main: Callable[[], int]) -> None:
     """Calls `main` and exits: its code, 1 with a one-line error, 130 on Ctrl-C."""
@@ -34,6 +37,11 @@ def say(text: str) -> None:
 def say_error(text: str) -> None:
     """Prints a line to standard error, whether or not it is read."""
     print(text, file=Lenient(sys.stderr), flush=True)
+
+
+def live(stream: "Lenient") -> bool:
+    """Whether a stream is a terminal on which a bar can move."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class Lenient:

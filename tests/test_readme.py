@@ -49,7 +49,13 @@ def test_the_pretrained_example_runs_as_it_stands(tmp_path, monkeypatch) -> None
     path.parent.mkdir(parents=True)
     with path.open("wb") as file:
         np.savez(file, **tensors)
-    record = {"sha256": download.digest(path), "size": path.stat().st_size}
+    entry = weights.find("resnet50")
+    assert entry.expected
+    record = {
+        "published": entry.expected.digest,
+        "sha256": download.digest(path),
+        "size": path.stat().st_size,
+    }
     path.with_name(f"{path.name}.json").write_text(json.dumps(record))
     found: dict = {"picture": np.zeros((64, 80, 3), np.uint8)}
     exec(EXAMPLES[1], found)

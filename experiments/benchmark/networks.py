@@ -250,6 +250,10 @@ def _validate(config: Config) -> None:
             raise errors.ArgumentError(
                 f"--{name} is {getattr(config, name)}, but must be at least 1"
             )
+    if not config.tasks:
+        raise errors.ArgumentError(
+            f"--tasks is empty; give one or more of: {', '.join(CPU)}"
+        )
     for name, known in (("tasks", CPU), ("contenders", CONTENDERS)):
         if unknown := sorted(set(getattr(config, name)) - set(known)):
             raise errors.ArgumentError(

@@ -90,26 +90,47 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def _finished(command: list[str], variables: dict[str, str]) -> tuple[int, str, str]:
-    # A session of its own, so that the helpers that a library starts end with it.
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    ) as process:
+    with _started(command, variables) as process:
         try:
             output, complaints = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             return 1, "", f"no answer after {TIMEOUT_SECONDS} seconds"
+    return process.returncode, output, complaints
+
+
+@contextlib.contextmanager
+def _started(
+    command: list[str], variables: dict[str, str]
+) -> Iterator["subprocess.Popen[str]"]:
+    """A process that ends, with the helpers that it started, when the block does."""
+    # Between its start and the block nobody would end it.
+    held = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # A session of its own, whose every process can be told to end.
+            start_new_session=True,
+        )
+    except BaseException:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+        raise
+    with process:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, held)
+            yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, output, complaints
+            # After Ctrl-C the block's own end would wait a quarter of a second only.
+            process.wait()
 
 
 def _answer(code: int, output: str, complaints: str) -> dict[str, Any]:

@@ -30,9 +30,6 @@ _DISK = {errno.EACCES, errno.EDQUOT, errno.ENOSPC, errno.EPERM, errno.EROFS}
 # What every request says of itself.
 HEADERS = {"User-Agent": "flaxnets"}
 
-# Seconds between the lines that a log file gets about a download.
-_PLAIN_SECONDS = 30.0
-
 _NAMES = {"sha256": "SHA-256", "md5": "MD5"}
 
 # Told how many bytes there are, and how many there will be, if that is known.
@@ -200,7 +197,7 @@ def _fetched(
         if attempt:
             time.sleep(pause * 2 ** (attempt - 1))
         try:
-            _continue(url, part, expected, timeout, report)
+            continued = _continue(url, part, expected, timeout, report)
         except urllib.error.HTTPError as error:
             error.close()
             failure = f"status {error.code} {error.reason}"
@@ -222,20 +219,30 @@ def _fetched(
             begin = file.read(40)
         part.unlink()
         failure = f"{found} came, expected {expected}"
-        if begin.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        if _is_page(begin):
             failure = f"an HTML page came instead of the file ({failure})"
+        if not continued:
+            # All of it came at once, and is another file.
+            break
     return failure
 
 
 def _continue(
     url: str, part: Path, expected: Expected, timeout: float, report: Report
-) -> None:
-    """Appends to `part` what of the file is still missing."""
+) -> bool:
+    """Appends to `part` what of the file is still missing.
+
+    Returns:
+        Whether some of it was there before.
+
+    Raises:
+        OSError, HTTPException: not all of the file came.
+    """
     size = expected.size
     have = part.stat().st_size if part.exists() else 0
     # A whole part of unknown size can be told by its digest alone.
     if have and (have == size or size is None and expected.matches(part)):
-        return
+        return True
     request = urllib.request.Request(url, headers=HEADERS)
     if 0 < have < (size or have + 1):
         request.add_header("Range", f"bytes={have}-")
@@ -252,8 +259,15 @@ def _continue(
         # 206 continues where the part ends; any other success begins anew.
         going_on = answer.status == http.client.PARTIAL_CONTENT
         announced = answer.headers.get("Content-Length", "")
-        if size is None and announced.isdigit():
-            size = int(announced) + (have if going_on else 0)
+        if announced.isascii() and announced.isdecimal():
+            whole = int(announced) + (have if going_on else 0)
+            if size not in (None, whole):
+                # Nothing of another file is kept to be continued.
+                kind = "an HTML page" if _is_page(answer.read(40)) else "another file"
+                raise http.client.HTTPException(
+                    f"{kind} of {whole:,} bytes came instead of the file of {size:,}"
+                )
+            size = whole
         with part.open("ab" if going_on else "wb") as file:
             while block := answer.read(_BLOCK):
                 file.write(block)
@@ -263,6 +277,12 @@ def _continue(
     length = part.stat().st_size
     if size is not None and length < size:
         raise http.client.HTTPException(f"the answer ended at byte {length} of {size}")
+    return going_on
+
+
+def _is_page(begin: bytes) -> bool:
+    """Whether something that begins like this is an HTML page."""
+    return begin.lstrip().lower().startswith((b"<!doctype", b"<html"))
 
 
 def _ignore(have: int, size: int | None) -> None:
@@ -273,7 +293,7 @@ def _ignore(have: int, size: int | None) -> None:
 def _shown(name: str) -> Iterator[Report]:
     """Shows a download on standard error: a bar on a terminal, else lines."""
     stream = console.Lenient(sys.stderr)
-    if stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+    if console.live(stream):
         from rich import progress
         from rich.console import Console
 
@@ -293,7 +313,7 @@ def _shown(name: str) -> Iterator[Report]:
 
     def report(have: int, size: int | None) -> None:
         nonlocal said
-        if time.monotonic() - said < _PLAIN_SECONDS:
+        if time.monotonic() - said < console.PLAIN_SECONDS:
             return
         said = time.monotonic()
         of = f" of {size / 1e6:,.0f}" if size else ""

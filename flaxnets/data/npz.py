@@ -113,7 +113,7 @@ def described(
             "numbers"
         )
     declared = dtype.itemsize * int(np.prod(shape, dtype=object))
-    if stored != declared:
+    if stored != declared or any(length < 0 for length in shape):
         raise errors.DataError(
             f"{path}: {key} declares {declared:,} bytes ({dtype}{list(shape)}) but "
             f"stores {stored:,}; the file is damaged or forged"
@@ -135,4 +135,5 @@ def array(archive: zipfile.ZipFile, path: Path, key: str) -> np.ndarray:
             "file is damaged"
         )
     order = "F" if fortran_order else "C"
-    return np.frombuffer(payload, dtype).reshape(shape, order=order)
+    with explained(path, key):
+        return np.frombuffer(payload, dtype).reshape(shape, order=order)

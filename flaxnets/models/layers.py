@@ -119,7 +119,7 @@ class ConvNorm(nn.Module):
         size: height and width of the window.
         stride: of the window.
         use_bias: whether the convolution adds a bias.
-        epsilon, momentum, unbiased: as for `BatchNorm`.
+        epsilon, momentum, unbiased: as for `BatchNorm`, by default as in PyTorch.
         dtype: type of the computation (parameters and statistics stay float32).
     """
 

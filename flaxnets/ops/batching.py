@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from flaxnets import errors
+
 
 def in_parts(
     function: Callable[[Any, jax.Array], Any], size: int = 8
@@ -13,8 +15,9 @@ def in_parts(
     """A function of a batch that on a CPU takes a few examples at a time.
 
     What is between the layers of a network then stays in the CPU's cache; on other
-    devices the batch is computed at once. The results are the same, as long as the
-    function treats each example for itself: a network does so except in training.
+    devices the batch is computed at once. The results are equal to float tolerance, as
+    long as the function treats each example for itself: a network does so except in
+    training.
 
     >>> apply = jax.jit(ops.in_parts(model.apply))
     >>> logits, endpoints = apply(variables, images)
@@ -22,20 +25,18 @@ def in_parts(
     Args:
         function: (variables, images [B, ...]) to a tree of arrays [B, ...].
         size: examples at a time.
+
+    Raises:
+        ArgumentError: size is not positive.
     """
+    if size < 1:
+        raise errors.ArgumentError(f"size is {size}, but must be at least 1")
 
     def at_once(variables: Any, images: jax.Array) -> Any:
         return function(variables, images)
 
     def parts(variables: Any, images: jax.Array) -> Any:
-        whole = len(images) // size
-        head = images[: whole * size].reshape(whole, size, *images.shape[1:])
-        found = jax.lax.map(lambda part: function(variables, part), head)
-        found = jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), found)
-        if whole * size == len(images):
-            return found
-        rest = function(variables, images[whole * size :])
-        return jax.tree.map(lambda y, z: jnp.concatenate([y, z]), found, rest)
+        return by_parts(lambda part: function(variables, part), images, size)
 
     def apply(variables: Any, images: jax.Array) -> Any:
         if len(images) <= size:
@@ -43,3 +44,18 @@ def in_parts(
         return jax.lax.platform_dependent(variables, images, cpu=parts, default=at_once)
 
     return apply
+
+
+def by_parts(function: Callable[[jax.Array], Any], x: jax.Array, size: int) -> Any:
+    """A function of `x` [B, ...], applied to `size` examples after the others.
+
+    What is left at the end, where the batch is no multiple, is a smaller part.
+    """
+    whole = len(x) // size
+    head = x[: whole * size].reshape(whole, size, *x.shape[1:])
+    found = jax.lax.map(function, head)
+    found = jax.tree.map(lambda y: y.reshape(whole * size, *y.shape[2:]), found)
+    if whole * size == len(x):
+        return found
+    rest = function(x[whole * size :])
+    return jax.tree.map(lambda y, z: jnp.concatenate([y, z]), found, rest)

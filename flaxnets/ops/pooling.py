@@ -29,10 +29,15 @@ def max_pool(
         padding: as for `conv`; padding never wins.
         ceil_mode: also take the last window where it only begins inside the image
             (Caffe's and PyTorch's rule).
+
+    Raises:
+        ArgumentError: ranks or options that do not fit, or a window larger than the
+            padded image.
     """
     sizes, steps, pairs = _geometry(x, window, strides, padding)
     if ceil_mode:
         pairs = _rounded_up(x.shape[1:-1], sizes, steps, pairs)
+    _check_fits(x, sizes, pairs)
     if sizes == steps and np.prod(sizes) <= 9 and not np.any(pairs):
         return _max_pool_tiles(x, sizes)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -61,6 +66,7 @@ def avg_pool(
             does by default, instead of by the number of real values.
     """
     sizes, steps, pairs = _geometry(x, window, strides, padding)
+    _check_fits(x, sizes, pairs)
     zero = np.zeros((), x.dtype)
     total = _reduce(x, zero, jax.lax.add, sizes, steps, pairs)
     if count_include_pad or not np.any(pairs):
@@ -145,6 +151,17 @@ def _geometry(
             "hold padding only"
         )
     return sizes, steps, pairs
+
+
+def _check_fits(x: jax.Array, sizes: tuple[int, ...], pairs: products.Pairs) -> None:
+    padded = tuple(
+        length + sum(pair) for length, pair in zip(x.shape[1:-1], pairs, strict=True)
+    )
+    if any(length < size for length, size in zip(padded, sizes, strict=True)):
+        raise errors.ArgumentError(
+            f"the window spans {sizes} and the padded image only {padded}; give larger "
+            "images, more padding, or a smaller window"
+        )
 
 
 def _reduce(x, start, operation, sizes, steps, pairs) -> jax.Array:

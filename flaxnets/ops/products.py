@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flaxnets.ops import batching
+
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -137,7 +139,8 @@ def _depth_from_space(
         inner = [axis + 1 for axis in outer]
         rest = range(first + 2 * rank, array.ndim)
         array = array.transpose(*range(first), *outer, *inner, *rest)
-        return array.reshape(*head, *counts, -1, *tail[1:])
+        depth = math.prod(strides) * tail[0]
+        return array.reshape(*head, *counts, depth, *tail[1:])
 
     plain = Geometry((1,) * rank, ((0, 0),) * rank, (1,) * rank)
     return deepened(x, 1, grid), deepened(kernel, 0, taps), plain
@@ -160,18 +163,12 @@ def _in_parts(
         floats: that one image is turned into on the way.
         limit: how many there may be at a time.
     """
-    batch = len(x)
-    if batch * floats <= 2 * limit:
+    if len(x) * floats <= 2 * limit:
         return form(x, kernel)
-    count = max(
-        n
-        for n in range(1, batch + 1)
-        if batch % n == 0 and (n == 1 or n * floats <= limit)
-    )
     once = jax.checkpoint(form)
-    parts = x.reshape(batch // count, count, *x.shape[1:])
-    y = jax.lax.map(lambda part: once(part, kernel), parts)
-    return y.reshape(batch, *y.shape[2:])
+    return batching.by_parts(
+        lambda part: once(part, kernel), x, max(1, limit // floats)
+    )
 
 
 def window_conv(

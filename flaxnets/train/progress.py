@@ -1,6 +1,5 @@
 """Progress for people: a live bar on a terminal, plain lines anywhere else."""
 
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any, TextIO
 from flaxnets import console
 
 # A log file gets a line this often, besides one an epoch.
-PLAIN_SECONDS = 30.0
+PLAIN_SECONDS = console.PLAIN_SECONDS
 
 
 class Progress:
@@ -32,7 +31,7 @@ class Progress:
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> "Progress":
-        if self._stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown"):
+        if console.live(self._stream):
             from rich import progress
             from rich.console import Console
 

@@ -118,8 +118,7 @@ def verify(options: Verify) -> int:
     """Prints what a file is, and each block that differs; 1 if it is not right."""
     name = options.model
     row = registry.architecture(name)
-    classes = options.num_classes
-    model = registry.build(name, **{**row.pretrained, "num_classes": classes})
+    model = registry.build(name, num_classes=options.num_classes)
     with files.opened(options.file) as tensors:
         layout = loading.layout_of(tensors, model)
         count = len(tensors)
@@ -129,6 +128,11 @@ def verify(options: Verify) -> int:
     if known and known.model != name:
         raise errors.WeightsError(
             f"{options.file}: is the catalogue's {known}, not weights of {name}"
+        )
+    if known:
+        # What published weights were made with does not change what a file holds.
+        model = registry.build(
+            name, **{**row.pretrained, "num_classes": options.num_classes}
         )
     console.say(f"hash: {f'the catalogue has it as {known}' if known else 'unknown'}")
     variables = loading.load(options.file, model)

@@ -8,7 +8,7 @@ import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 from flaxnets import errors
 
@@ -80,7 +80,10 @@ def stored(archive: zipfile.ZipFile, path: Path, name: str) -> zipfile.ZipInfo:
     return entry
 
 
-class Window(io.RawIOBase):
+@contextlib.contextmanager
+def window(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path
+) -> Iterator["Window"]:
     """A stored entry as a file of its own, without a copy of it in memory.
 
     The entry's checksum is compared first, since nobody else will.
@@ -88,18 +91,26 @@ class Window(io.RawIOBase):
     Raises:
         BadZipFile: the entry is damaged.
     """
+    with archive.open(entry) as packed:
+        while packed.read(_PIECE):
+            pass
+    with path.open("rb") as file:
+        file.seek(entry.header_offset + _NAME_LENGTH)
+        name, extra = struct.unpack("<HH", file.read(4))
+        yield Window(file, file.tell() + name + extra, entry.file_size)
 
-    def __init__(
-        self, archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path
-    ) -> None:
-        with archive.open(entry) as file:
-            while file.read(_PIECE):
-                pass
-        self._file = path.open("rb")
-        self._file.seek(entry.header_offset + _NAME_LENGTH)
-        name, extra = struct.unpack("<HH", self._file.read(4))
-        self._start = self._file.tell() + name + extra
-        self._size = entry.file_size
+
+class Window(io.RawIOBase):
+    """A part of a file as a file of its own.
+
+    Args:
+        file: the whole, which stays open.
+        start: where the part begins.
+        size: its length in bytes.
+    """
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self._file, self._start, self._size = file, start, size
         self._place = 0
 
     def readable(self) -> bool:
@@ -119,13 +130,10 @@ class Window(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         count = max(0, min(len(buffer), self._size - self._place))
         self._file.seek(self._start + self._place)
-        got = self._file.readinto(memoryview(buffer)[:count])
-        self._place += got
-        return got
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        piece = self._file.read(count)
+        memoryview(buffer)[: len(piece)] = piece
+        self._place += len(piece)
+        return len(piece)
 
 
 def _fault(entry: zipfile.ZipInfo) -> str | None:

@@ -8,6 +8,7 @@ and all there is where nothing is published.
 import contextlib
 import http.client
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -21,6 +22,7 @@ from flaxnets.weights import catalogue
 from flaxnets.weights.catalogue import Entry
 
 _REDIRECTS = 5
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class Described(NamedTuple):
@@ -51,27 +53,33 @@ def fetch(entry: Entry, *, timeout: float = download.TIMEOUT_SECONDS) -> Path:
         DownloadError: it cannot be had, or is not the published one; the message names
             its URL and where to put it by hand.
     """
-    path, url = place(entry), entry.url
-    record = recorded(path)
-    expected = record or entry.expected
-    if expected is None and path.exists():
-        console.say_error(
-            f"{path}: no digest of it is published; what it is now is kept in "
-            f"{_record(path).name} and checked from now on"
-        )
-        _keep(path)
-        return path
-    if expected and expected.holds(path):
-        if not record:
-            _keep(path)
-        return path
+    path, url, published = place(entry), entry.url, entry.expected
+    record = recorded(path, published)
+    if path.exists():
+        if record and record.holds(path):
+            return path
+        if published is None and record:
+            raise errors.DownloadError(
+                f"{path}: is no longer the file of {record} that {_record(path)} is "
+                "about; delete the file to download it again, or that record to keep "
+                "the file as it is"
+            )
+        if published is None:
+            console.say_error(
+                f"{path}: no digest of it is published; what it is now is kept in "
+                f"{_record(path).name} and checked from now on"
+            )
+        if published is None or not record and published.holds(path):
+            _keep(path, published)
+            return path
+    expected = record or published
     if url is None:
         found = "is not it" if path.exists() else "is not there"
         raise errors.DownloadError(
             f"{path}: {found}, and nobody offers this file for download as it is; put "
             f"it there by hand ({expected})"
         )
-    if expected is None:
+    if published is None or expected is None:
         try:
             url, expected = described(url, timeout)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -84,7 +92,7 @@ def fetch(entry: Entry, *, timeout: float = download.TIMEOUT_SECONDS) -> Path:
         f"downloading {entry} ({size}{entry.licence}) from {url} to {path}"
     )
     download.fetch(url, path, expected, timeout=timeout, show=True)
-    _keep(path)
+    _keep(path, published)
     return path
 
 
@@ -106,11 +114,20 @@ def identified(path: Path) -> Entry | None:
     return None
 
 
-def recorded(path: Path) -> Expected | None:
-    """What a file in the cache was when it was fetched; None where that is unknown."""
+def recorded(path: Path, published: Expected | None) -> Expected | None:
+    """What a file in the cache was when it was fetched; None where that is unknown.
+
+    Args:
+        path: the file.
+        published: what the catalogue says of it; a record made when it said something
+            else is of another file.
+    """
     try:
         record = json.loads(_record(path).read_text())
-        return Expected(str(record["sha256"]), int(record["size"]))
+        known = published.digest if published else None
+        if record["published"] != known or not _SHA256.fullmatch(record["sha256"]):
+            return None
+        return Expected(record["sha256"], int(record["size"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -137,13 +154,14 @@ def described(url: str, timeout: float = download.TIMEOUT_SECONDS) -> Described:
             if not 300 <= status < 400:
                 raise OSError(f"status {status} {error.reason}") from None
         digest = headers.get("X-Linked-Etag", "").strip('"')
-        if len(digest) == 64:
+        if _SHA256.fullmatch(digest):
             size, commit = headers.get("X-Linked-Size"), headers.get("X-Repo-Commit")
             if commit:
                 url = url.replace("/resolve/main/", f"/resolve/{commit}/")
             return Described(url, Expected(digest, int(size) if size else None))
         # A repository that was renamed redirects within the Hub.
-        if not (target := headers.get("Location", "")).startswith("/"):
+        target = headers.get("Location", "")
+        if not target.startswith("/") or urllib.parse.urlsplit(target).netloc:
             break
         url = urllib.parse.urljoin(url, target)
     raise ValueError(f"the answer (status {status}) names no SHA-256")
@@ -158,9 +176,22 @@ def _record(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _keep(path: Path) -> None:
-    """Records what a file is; a cache that cannot be written does without."""
-    record = {"sha256": download.digest(path), "size": path.stat().st_size}
+def _keep(path: Path, published: Expected | None) -> None:
+    """Records what a file is; a cache that cannot be written does without.
+
+    Raises:
+        DownloadError: the file cannot be read.
+    """
+    try:
+        record = {
+            "published": published.digest if published else None,
+            "sha256": download.digest(path),
+            "size": path.stat().st_size,
+        }
+    except OSError as error:
+        raise errors.DownloadError(
+            f"{path}: cannot be read ({error.strerror}); it must be a file that can"
+        ) from None
     partial = path.with_name(path.name + ".json.partial")
     with contextlib.suppress(OSError):
         partial.write_text(json.dumps(record) + "\n")

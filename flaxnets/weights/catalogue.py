@@ -88,8 +88,7 @@ def find(model: str, tag: str = DEFAULT) -> Entry:
     Raises:
         ArgumentError: there is none.
     """
-    known = entries(model)
-    for entry in known:
+    for entry in _of(model):
         if tag in (DEFAULT, entry.tag):
             return entry
     raise errors.ArgumentError(
@@ -100,8 +99,12 @@ def find(model: str, tag: str = DEFAULT) -> Entry:
 
 def tags(model: str) -> tuple[str, ...]:
     """What `find` takes for a model."""
-    own = tuple(entry.tag for entry in entries(model))
+    own = tuple(entry.tag for entry in _of(model))
     return (DEFAULT, *own) if own else ()
+
+
+def _of(model: str) -> list[Entry]:
+    return [entry for entry in _ENTRIES if entry.model == model]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -38,8 +38,8 @@ def create(
         key: typed PRNG key that the variables are drawn with where no weights are
             given, or the head with `skip_head`.
         skip_head: draw the head instead of taking the one of the weights.
-        options: attributes of the module, such as num_classes, dropout or dtype; by
-            default those that published weights were made with, where some are given.
+        options: attributes of the module, such as num_classes, dropout or dtype; with
+            weights of the catalogue by default those that these were made with.
 
     Raises:
         ArgumentError: no such model, option or weights; not one of weights and key, or
@@ -48,8 +48,7 @@ def create(
         WeightsError: the file is broken, or not of this model.
     """
     row = registry.architecture(name)
-    published = row.pretrained if weights is not None else {}
-    model = registry.build(name, **{**published, **options})
+    model = registry.build(name, **options)
     shape = (1, row.side, row.side, 3)
     given = (weights is not None, key is not None)
     if skip_head and given != (True, True):
@@ -67,6 +66,8 @@ def create(
         assert key is not None
         return model, params.initialize(model, key, shape)
     path = located(name, weights)
+    if row.pretrained and (_is_tag(name, weights) or cache.identified(path)):
+        model = registry.build(name, **{**row.pretrained, **options})
     variables = loading.load(path, model, skip_head=skip_head, input_shape=shape)
     if key is None:
         return model, variables
@@ -84,7 +85,7 @@ def located(name: str, weights: str | os.PathLike[str]) -> Path:
         DownloadError: published weights cannot be had.
     """
     tags = catalogue.tags(name)
-    if weights in (*tags, catalogue.DEFAULT):
+    if _is_tag(name, weights):
         return cache.fetch(catalogue.find(name, str(weights)))
     path = Path(weights)
     if not path.exists():
@@ -112,10 +113,14 @@ def preprocessing(name: str, weights: str | os.PathLike[str]) -> Preprocessing:
     Raises:
         ArgumentError, DownloadError, WeightsError: as `create`.
     """
-    if weights in catalogue.tags(name):
+    if _is_tag(name, weights):
         return catalogue.find(name, str(weights)).preprocessing
     path = located(name, weights)
     with files.opened(path) as tensors:
         layout = loading.layout_of(tensors, registry.build(name))
     entry = cache.identified(path)
     return entry.preprocessing if entry else OF_LAYOUT[layout]
+
+
+def _is_tag(name: str, weights: str | os.PathLike[str]) -> bool:
+    return weights in (catalogue.DEFAULT, *catalogue.tags(name))

@@ -132,7 +132,7 @@ def _in_archive(path: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
         return pytorch.in_zip(archive, path)
     if "model.weights.h5" in names:
         entry = archives.stored(archive, path, "model.weights.h5")
-        file = stack.enter_context(archives.Window(archive, entry, path))
+        file = stack.enter_context(archives.window(archive, entry, path))
         return stack.enter_context(hdf5.opened(path, file))
     if all(name.endswith(".npy") for name in names):
         keys = [name.removesuffix(".npy") for name in names]
@@ -144,6 +144,11 @@ def _in_archive(path: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
 
 def _npy(archive: zipfile.ZipFile, path: Path, key: str) -> Tensor:
     shape, fortran_order, dtype = npz.described(archive, path, key)
+    if dtype.kind not in "biuf":
+        raise errors.WeightsError(
+            f"{path}: {key} holds values of type {dtype}, expected real numbers; save "
+            "them as float32"
+        )
 
     def read() -> np.ndarray:
         return npz.array(archive, path, key)

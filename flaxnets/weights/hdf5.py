@@ -29,6 +29,9 @@ _DEFLATE_LIMIT = 1032
 # Deflate, shuffle, checksum and LZF; any other is a plug-in or unknown to Keras.
 _FILTERS = (1, 2, 3, 32000)
 
+# Chunks may be larger than a small array.
+_CHUNK_LIMIT = 2**20
+
 # What Keras 1 called the weights of a layer, and what Keras calls them since.
 _OLD_NAMES = {
     "W": "kernel",
@@ -164,9 +167,15 @@ def _fault(dataset: Any) -> str | None:
         return "has no shape"
     creation = dataset.id.get_create_plist()
     filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
-    if not set(filters) <= set(_FILTERS):
-        return f"is packed with filters {filters}, expected none but {_FILTERS}"
+    if not set(filters) <= set(_FILTERS) or len(set(filters)) < len(filters):
+        return (
+            f"is packed with filters {filters}, expected none but {_FILTERS}, each once"
+        )
     declared = math.prod(dataset.shape) * kind.itemsize
+    # A chunk is unpacked whole, however little of it belongs to the array.
+    chunk = math.prod(dataset.chunks or (0,)) * kind.itemsize
+    if chunk > max(declared, _CHUNK_LIMIT):
+        return f"comes in chunks of {chunk:,} bytes, but is {declared:,} bytes long"
     stored = dataset.id.get_storage_size()
     if declared > stored * (_DEFLATE_LIMIT if filters else 1):
         return (

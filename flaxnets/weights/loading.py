@@ -4,7 +4,6 @@ import difflib
 import math
 import os
 from collections.abc import Mapping, Sequence, Set
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -198,7 +197,7 @@ _HEADS = (
 
 def _unwanted(name: str, model: Any) -> bool:
     """Whether a tensor belongs to a head or classifier that the model has not."""
-    first = Path(name).parts[0].split(".")[0]
+    first = name.split("/")[0].split(".")[0]
     if first in ("aux1", "aux2"):
         return not (model.auxiliary and model.num_classes)
     return not model.num_classes and first in _HEADS

@@ -9,6 +9,7 @@ few names in `_GLOBALS`, each of which is a harmless stand-in. What it makes is 
 afterwards, when nothing of it can change any more; memory is taken only then.
 """
 
+import collections
 import contextlib
 import io
 import math
@@ -115,8 +116,10 @@ def opened_legacy(path: Path) -> Iterator[dict[str, Tensor]]:
         positions = _positions(path, file, keys, storages)
 
         def opened(storage: _Storage) -> contextlib.AbstractContextManager[IO[bytes]]:
-            file.seek(positions[storage.key])
-            return contextlib.nullcontext(file)
+            # Each with a position of its own, since several may be read by turns.
+            own = path.open("rb")
+            own.seek(positions[storage.key])
+            return own
 
         yield _tensors(path, content, opened, "little")
 
@@ -146,7 +149,7 @@ class _View(NamedTuple):
     count: int
 
 
-# Opens a storage at its first value; one is open at a time.
+# Opens a storage at its first value.
 _Opened = Callable[[_Storage], contextlib.AbstractContextManager[IO[bytes]]]
 
 
@@ -351,7 +354,10 @@ def _tensors(
     prefix = "module."
     if not all(name.startswith(prefix) for name in content):
         prefix = ""
-    shared: dict[str, np.ndarray] = {}
+    uses = collections.Counter(tensor.view.storage.key for tensor in content.values())
+    shared: dict[str, np.ndarray | None] = {
+        key: None for key, count in uses.items() if count > 1
+    }
     return {
         name.removeprefix(prefix): _readable(tensor, opened, order, shared)
         for name, tensor in content.items()
@@ -359,7 +365,10 @@ def _tensors(
 
 
 def _readable(
-    tensor: _Tensor, opened: _Opened, order: str, shared: dict[str, np.ndarray]
+    tensor: _Tensor,
+    opened: _Opened,
+    order: str,
+    shared: dict[str, np.ndarray | None],
 ) -> Tensor:
     """A tensor whose description has been checked.
 
@@ -367,17 +376,20 @@ def _readable(
         tensor: the description.
         opened: opens a storage's values.
         order: of the bytes.
-        shared: storages that have been read whole, by key.
+        shared: by key, the storages of several tensors, once they are read.
     """
     view, offset, shape, strides = tensor
     storage = view.storage
 
     def read() -> np.ndarray:
-        if storage.key not in shared:
+        values = shared.get(storage.key)
+        if values is None:
             with opened(storage) as file:
                 values = filled(file, storage.size).view(storage.dtype)
-            shared[storage.key] = _swapped(values, order)
-        return _array(tensor, shared[storage.key])
+            values = _swapped(values, order)
+            if storage.key in shared:
+                shared[storage.key] = values
+        return _array(tensor, values)
 
     def blocks() -> Iterator[np.ndarray]:
         whole = view.first + offset == 0 and math.prod(shape) == storage.count

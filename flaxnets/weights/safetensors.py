@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -58,17 +58,18 @@ def opened(path: Path) -> Iterator[dict[str, Tensor]]:
             f"{path}: not a whole safetensors file ({error!s:.200}); it is cut off or "
             "damaged, get it again"
         ) from None
-    with file, path.open("rb") as values:
-        length = int.from_bytes(values.read(8), "little")
-        header = _header(path, values.read(length))
+    with file:
+        with path.open("rb") as begin:
+            length = int.from_bytes(begin.read(8), "little")
+            header = _header(path, begin.read(length))
         yield {
-            name: _tensor(path, file, values, name, 8 + length + row["data_offsets"][0])
+            name: _tensor(path, file, name, 8 + length + row["data_offsets"][0])
             for name, row in header.items()
             if name != "__metadata__"
         }
 
 
-def _tensor(path: Path, file: Any, values: IO[bytes], name: str, start: int) -> Tensor:
+def _tensor(path: Path, file: Any, name: str, start: int) -> Tensor:
     part = file.get_slice(name)
     kind, shape = part.get_dtype(), tuple(part.get_shape())
     if kind not in _TYPES:
@@ -86,8 +87,9 @@ def _tensor(path: Path, file: Any, values: IO[bytes], name: str, start: int) -> 
             yield read()
             return
         # Slices of the library's are read some bytes at a time.
-        values.seek(start)
-        yield from streamed(values, shape, dtype)
+        with path.open("rb") as values:
+            values.seek(start)
+            yield from streamed(values, shape, dtype)
 
     return Tensor(shape, dtype, read, blocks)
 

@@ -32,7 +32,7 @@ def save(
     Raises:
         ArgumentError: torchvision has no such model, the variables are not the
             model's, or the file exists.
-        WeightsError: the file cannot be written.
+        RunFolderError: the file cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -67,7 +67,4 @@ def save(
             os.umask(mask)
             fresh.chmod(0o666 & ~mask)
         except SafetensorError as error:
-            raise errors.WeightsError(
-                f"{path}: cannot be written ({error}); "
-                f"{files.free_bytes(path):,} bytes are free there"
-            ) from None
+            raise OSError(str(error)) from None

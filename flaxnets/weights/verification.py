@@ -23,8 +23,9 @@ from flaxnets.weights import names
 # below, and what a wrong convention does not.
 TOLERANCE = 1e-4
 
-# Values of an endpoint that are kept.
+# Values of an endpoint that are kept, and of those in its middle that must agree.
 _SAMPLES = 64
+_ENOUGH = 8
 
 _FIXTURES = "flaxnets.weights.fixtures"
 
@@ -208,7 +209,9 @@ def _applied(model: Any) -> Apply:
 
 
 def _difference(activation: np.ndarray, sample: Sample, inner: bool = False) -> float:
-    """Largest difference over the largest value; infinite for other shapes.
+    """Largest difference over the largest value.
+
+    Infinite for other shapes, and where too few values are left to tell.
 
     Args:
         activation: [1, ...].
@@ -224,6 +227,8 @@ def _difference(activation: np.ndarray, sample: Sample, inner: bool = False) -> 
         for axis, place in enumerate(np.unravel_index(places, values.shape)[:2]):
             length = values.shape[axis]
             chosen &= (place >= length / 4) & (place < length * 3 / 4)
+        if np.sum(chosen) < _ENOUGH:
+            return float("inf")
     apart = np.abs(values.reshape(-1)[places] - sample.values)[chosen]
     return float(np.max(apart, initial=0)) / (sample.largest or 1.0)
 

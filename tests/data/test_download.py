@@ -76,9 +76,11 @@ def test_unavailable_for_a_moment_is_tried_again(tmp_path: Path) -> None:
         (b"gone", 404, "status 404", 1),
         (b"no", 403, "status 403", 1),
         (b"busy", 503, "status 503", download.ATTEMPTS),
-        (b"<!DOCTYPE html><p>Sign in", 200, "ended at byte 25", download.ATTEMPTS),
-        (CONTENT[::-1], 200, f"expected .*{SHA256}", download.ATTEMPTS),
-        (b"<html>" + CONTENT[6:], 200, "HTML page", download.ATTEMPTS),
+        (b"<!DOCTYPE html><p>Sign in", 200, "HTML page of 25 b", download.ATTEMPTS),
+        (CONTENT + b"x", 200, "another file of 300,001 bytes", download.ATTEMPTS),
+        # What came whole and is another file would only come again.
+        (CONTENT[::-1], 200, f"expected .*{SHA256}", 1),
+        (b"<html>" + CONTENT[6:], 200, "HTML page", 1),
     ],
 )
 def test_a_wrong_answer_is_named_and_leaves_no_file(
@@ -92,6 +94,7 @@ def test_a_wrong_answer_is_named_and_leaves_no_file(
         fetch(url, path)
     assert len(ranges) == requests
     assert not path.exists()
+    assert not path.with_name("file.gz.part").exists()
 
 
 def test_a_redirect_loop_ends(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets import ops
+from flaxnets import errors, ops
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 6, 7])
@@ -23,3 +23,13 @@ def test_any_number_of_examples(count: int) -> None:
     np.testing.assert_allclose(found["norms"], jnp.sum(images**2, axis=1), rtol=1e-6)
     if count > 3:
         assert 3 in sizes and (count % 3 == 0 or count % 3 in sizes)
+
+
+def test_a_part_has_at_least_one_example() -> None:
+    with pytest.raises(errors.ArgumentError, match="size is 0"):
+        ops.in_parts(lambda weights, images: images, 0)
+
+
+def test_leaves_without_values_keep_their_shape() -> None:
+    apply = ops.in_parts(lambda weights, images: images[:, :0], 2)
+    assert apply(None, jnp.ones((5, 3))).shape == (5, 0)

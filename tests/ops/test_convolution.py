@@ -134,7 +134,10 @@ def test_bad_options_are_named(options, message: str) -> None:
 
 
 def test_an_empty_batch_stays_empty() -> None:
-    assert ops.conv(jnp.ones((0, 8, 8, 1)), jnp.ones((3, 3, 1, 4))).shape[0] == 0
+    for channels, strides in ((1, 1), (3, 2), (64, 1), (64, 2)):
+        kernel = jnp.ones((3, 3, channels, 64))
+        y = ops.conv(jnp.ones((0, 8, 8, channels)), kernel, strides=strides)
+        assert y.shape == (0, 8 // strides, 8 // strides, 64)
 
 
 def test_a_window_larger_than_the_image_is_refused() -> None:

@@ -113,6 +113,73 @@ def test_gradient_goes_to_the_first_of_equal_maxima(window: int) -> None:
     np.testing.assert_array_equal(*gradients)
 
 
+OVERLAPPING = [
+    ((2, 7, 8, 3), (3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((2, 6, 6, 2), (3, 3), (1, 1), ((0, 0), (0, 0))),
+    ((2, 9, 4, 2), (2, 3), (3, 2), ((1, 0), (0, 2))),
+    ((2, 9, 3), (3,), (2,), ((1, 1),)),
+    ((1, 4, 5, 4, 2), (2, 2, 2), (1, 2, 1), ((0, 0), (1, 1), (0, 1))),
+]
+
+
+@pytest.mark.parametrize(("shape", "window", "strides", "padding"), OVERLAPPING)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_derivatives_of_overlapping_windows_are_reduce_windows(
+    shape, window, strides, padding, dtype
+) -> None:
+    # Few values, so that many are equal.
+    x = jax.random.randint(jax.random.key(0), shape, 0, 4).astype(dtype)
+    direction = jax.random.normal(jax.random.key(1), shape).astype(dtype)
+
+    def pool(x):
+        return ops.max_pool(x, window, strides=strides, padding=padding)
+
+    def reference(x):
+        low = np.array(-np.inf, dtype)
+        spans = (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+        return jax.lax.reduce_window(x, low, jax.lax.max, *spans)
+
+    y, tangent = jax.jvp(pool, (x,), (direction,))
+    np.testing.assert_array_equal(y, reference(x))
+    upstream = jax.random.normal(jax.random.key(2), y.shape).astype(dtype)
+    gradient, expected = (
+        np.asarray(jax.vjp(f, x)[1](upstream)[0], np.float64) for f in (pool, reference)
+    )
+    # Sums of up to nine values in another order.
+    tolerance = 1e-6 if dtype == jnp.float32 else 5e-2
+    np.testing.assert_allclose(gradient, expected, atol=tolerance)
+    # reduce_window's tangents do not keep to the first of equal values; those of a
+    # linear map and its transpose belong together.
+    forward = np.sum(np.asarray(tangent, np.float64) * np.asarray(upstream, np.float64))
+    backward = np.sum(np.asarray(direction, np.float64) * gradient)
+    np.testing.assert_allclose(forward, backward, rtol=20 * tolerance, atol=tolerance)
+    # Linear around a point without ties: the second derivative is of the square alone.
+    twice = jax.jvp(jax.grad(lambda x: jnp.sum(pool(x) ** 2)), (x,), (direction,))[1]
+    wanted = jax.vjp(pool, x)[1](2 * tangent)[0]
+    np.testing.assert_allclose(
+        *(np.asarray(g, np.float32) for g in (twice, wanted)), atol=4 * tolerance
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.float16])
+def test_overlapping_windows_of_any_type(dtype) -> None:
+    x = jnp.arange(25).reshape(1, 5, 5, 1).astype(dtype)
+    y = ops.max_pool(x, 3, strides=2, padding=1)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(
+        y[0, :, :, 0], [[6, 8, 9], [16, 18, 19], [21, 23, 24]]
+    )
+    assert ops.max_pool(x[:0], 3, strides=2, padding=1).shape == (0, 3, 3, 1)
+
+
+def test_a_window_larger_than_the_image_is_refused() -> None:
+    for pool in (ops.max_pool, ops.avg_pool):
+        with pytest.raises(
+            errors.ArgumentError, match=r"spans \(3, 3\).*only \(2, 5\)"
+        ):
+            pool(jnp.ones((1, 2, 5, 1)), 3, strides=1)
+
+
 def test_not_a_number_wins_wherever_it_stands() -> None:
     x = jnp.arange(4.0).reshape(1, 2, 2, 1)
     for i in range(2):

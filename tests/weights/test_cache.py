@@ -66,7 +66,7 @@ def test_fetches_once_and_records_the_whole_digest(expected, folder, capsys) -> 
     assert path == folder / "s-00000000.pth"
     assert path.read_bytes() == CONTENT
     assert len(ranges) == 1
-    assert cache.recorded(path) == Expected(SHA256, len(CONTENT))
+    assert cache.recorded(path, expected) == Expected(SHA256, len(CONTENT))
     assert f"downloading squeezenet1_1 torchvision (BSD-3-Clause) from {url}" in (
         capsys.readouterr().err
     )
@@ -138,13 +138,40 @@ def test_offline_says_what_to_put_where(folder) -> None:
 
 
 def test_a_file_that_changed_in_the_cache_is_fetched_again(folder) -> None:
+    beginning = Expected(SHA256[:1])
     with serving(whole) as (url, ranges):
-        path = cache.fetch(entry(url, Expected(SHA256[:8])))
-        # Another file with the same beginning of its digest would pass without the
-        # record.
-        path.write_bytes(CONTENT[::-1])
-        assert cache.fetch(entry(url, Expected(""))).read_bytes() == CONTENT
+        path = cache.fetch(entry(url, beginning))
+        others = (CONTENT + bytes([n]) for n in range(256))
+        path.write_bytes(next(c for c in others if beginning_is(c, SHA256[:1])))
+        # By what is published it would pass, by the record it does not.
+        assert beginning.holds(path)
+        assert cache.fetch(entry(url, beginning)).read_bytes() == CONTENT
     assert len(ranges) == 2
+
+
+def beginning_is(content: bytes, digits: str) -> bool:
+    return hashlib.sha256(content).hexdigest().startswith(digits)
+
+
+def test_a_record_is_of_what_was_published_then(folder) -> None:
+    """A catalogue that names another file under the same name gets that one."""
+    with serving(whole) as (url, _):
+        path = cache.fetch(entry(url, Expected(SHA256)))
+    newer = CONTENT[::-1]
+    digest = hashlib.sha256(newer).hexdigest()
+    with serving(lambda handler, _: send(handler, newer)) as (url, ranges):
+        assert cache.fetch(entry(url, Expected(digest))) == path
+    assert path.read_bytes() == newer and len(ranges) == 1
+
+
+@pytest.mark.parametrize(
+    "record", ["{", "[]", '{"published": null, "sha256": "", "size": 3}']
+)
+def test_a_broken_record_is_none(record: str, folder) -> None:
+    folder.mkdir(parents=True)
+    path = folder / "s-00000000.pth"
+    path.with_name(f"{path.name}.json").write_text(record)
+    assert cache.recorded(path, None) is None
 
 
 def test_a_file_that_nobody_offers_is_put_there_by_hand(folder) -> None:
@@ -208,7 +235,7 @@ def test_the_hub_is_asked_for_its_digest_and_commit(owner, folder) -> None:
         assert cache.fetch(entry(url, None)) == path
         assert len(hub.heads) == asked
     record = json.loads((folder / "s-00000000.pth.json").read_text())
-    assert record == {"sha256": SHA256, "size": len(CONTENT)}
+    assert record == {"published": None, "sha256": SHA256, "size": len(CONTENT)}
 
 
 @pytest.mark.parametrize(
@@ -229,10 +256,37 @@ def test_a_file_put_there_by_hand_without_a_published_digest(folder, capsys) -> 
     place.write_bytes(CONTENT)
     assert cache.fetch(entry(OFFLINE, None)) == place
     assert "no digest of it is published" in capsys.readouterr().err
-    assert cache.recorded(place) == Expected(SHA256, len(CONTENT))
+    assert cache.recorded(place, None) == Expected(SHA256, len(CONTENT))
     place.write_bytes(b"changed")
-    with pytest.raises(errors.DownloadError, match=SHA256):
+    with pytest.raises(errors.DownloadError, match=f"no longer the file of .*{SHA256}"):
         cache.fetch(entry(OFFLINE, None))
+    assert place.read_bytes() == b"changed"
+
+
+def test_what_was_put_by_hand_says_nothing_of_what_is_fetched(folder) -> None:
+    folder.mkdir(parents=True)
+    place = folder / "s-00000000.pth"
+    place.write_bytes(CONTENT[:1000])
+    cache.fetch(entry(OFFLINE, None))
+    place.unlink()
+    with serving(Hub()) as (url, _):
+        assert cache.fetch(entry(hub_url(url, "timm"), None)) == place
+    assert place.read_bytes() == CONTENT
+
+
+def test_a_hub_that_leads_elsewhere_is_not_followed(folder) -> None:
+    def answer(handler, _: int) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", "//127.0.0.1:9/timm/x")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    with (
+        serving(answer) as (url, ranges),
+        pytest.raises(errors.DownloadError, match="names no SHA-256"),
+    ):
+        cache.fetch(entry(hub_url(url, "timm"), None))
+    assert len(ranges) == 1
 
 
 def _fetch(url: str) -> None:

@@ -46,6 +46,7 @@ def test_a_models_first_weights_are_its_default() -> None:
     ("model", "tag", "message"),
     [
         ("vgg16", "torchvision-v2", "there are: 'imagenet', 'torchvision', 'keras'"),
+        ("vgg*", "imagenet", r"no weights 'imagenet' of vgg\*"),
         ("lenet", "imagenet", "no weights 'imagenet' of lenet .* there are: none"),
     ],
 )

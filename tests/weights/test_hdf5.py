@@ -253,3 +253,18 @@ def test_what_is_no_file_of_keras_is_said(tmp_path: Path) -> None:
     refused("cannot be read .*truncated file")
     path.write_bytes(b"\x89HDF\r\n\x1a\n" + b"\xff" * 100)
     refused("cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"chunks": (2**21,), "maxshape": (None,)}, "in chunks of 8,388,608 bytes"),
+    ],
+)
+def test_chunks_far_larger_than_the_array(tmp_path: Path, options, message) -> None:
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/dense/vars")
+        group.create_dataset("0", data=np.ones(4, np.float32), **options)
+    with pytest.raises(errors.WeightsError, match=message):
+        weights.read(path)

@@ -1,5 +1,6 @@
 """Weights into models, from real files and from broken ones."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -17,8 +18,9 @@ from PIL import Image
 
 import flaxnets
 from flaxnets import data, errors, models, ops, params, weights
-from flaxnets.data import preprocessing
-from flaxnets.weights import loading, names
+from flaxnets.data import download, preprocessing
+from flaxnets.data.download import Expected
+from flaxnets.weights import cache, catalogue, loading, names
 from tests.networks import drawn
 
 
@@ -282,15 +284,27 @@ def test_a_new_head_over_the_body_of_a_file(tmp_path: Path) -> None:
     assert not params.differences(head, found)
 
 
-def test_published_options_come_with_weights_and_can_be_changed(tmp_path: Path) -> None:
+def test_published_options_come_with_published_weights(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FLAXNETS_CACHE", str(tmp_path))
     model = models.build("googlenet")
-    assert not model.transform_input
-    weights.save(drawn(model), tmp_path / "w", model)
-    model, _ = flaxnets.create("googlenet", weights=tmp_path / "w")
-    assert model.transform_input
-    model, _ = flaxnets.create(
-        "googlenet", weights=tmp_path / "w", transform_input=False
+    entry = weights.find("googlenet")
+    path = cache.place(entry)
+    path.parent.mkdir(parents=True)
+    weights.save(drawn(model), path, model)
+    # As if that were the published file.
+    published = dataclasses.replace(
+        entry, expected=Expected(download.digest(path)), megabytes=None
     )
+    monkeypatch.setattr(catalogue, "_ENTRIES", (published,))
+    for source in ("imagenet", path):
+        model, _ = flaxnets.create("googlenet", weights=source)
+        assert model.transform_input
+    model, _ = flaxnets.create("googlenet", weights="imagenet", transform_input=False)
+    assert not model.transform_input
+    # What was trained from scratch was trained without.
+    other = tmp_path / "own.safetensors"
+    weights.save(drawn(model, seed=1), other, model)
+    model, _ = flaxnets.create("googlenet", weights=other)
     assert not model.transform_input
 
 
@@ -339,3 +353,9 @@ def test_loading_needs_little_more_memory_than_the_parameters(tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 1.3
+
+
+def test_a_tensor_without_a_name_is_unexpected(tmp_path: Path) -> None:
+    tensors = {**squeezenet_tensors(), "": np.zeros(3)}
+    with pytest.raises(errors.WeightsError, match=r"unexpected:  \[3\]"):
+        loading.convert(tensors, small())

@@ -42,6 +42,14 @@ def check(path: Path, least: int) -> None:
             joined = np.concatenate(blocks) if tensor.shape and blocks else whole
             np.testing.assert_array_equal(joined, whole)
         assert most >= least
+        # By turns, none disturbs the other.
+        pairs = [t for t in found.values() if t.shape and t.shape[0]][:2]
+        whole = [tensor.read() for tensor in pairs]
+        blocks = [tensor.blocks() for tensor in pairs]
+        parts = [[next(blocks[0])], [next(blocks[1])]]
+        for index in (0, 1):
+            parts[index] += blocks[index]
+            np.testing.assert_array_equal(np.concatenate(parts[index]), whole[index])
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -111,3 +119,23 @@ def test_an_archives_damaged_entry_is_seen_at_once(tmp_path: Path) -> None:
         files.opened(path),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["a"]), np.zeros(3, complex), np.zeros(3, "datetime64[s]")]
+)
+def test_npz_of_anything_but_numbers_is_refused(array, tmp_path: Path) -> None:
+    np.savez(tmp_path / "w.npz", a=array)
+    with (
+        pytest.raises(errors.WeightsError, match="a holds values of type .*real numb"),
+        files.opened(tmp_path / "w.npz"),
+    ):
+        pass
+
+
+def test_only_shared_storages_are_kept(real_data: Path) -> None:
+    """What tied weights share is read once; everything else is let go."""
+    with files.opened(real_data / "lenet_mnist_zip.pth") as found:
+        for tensor in found.values():
+            assert tensor.read() is not tensor.read()
+            assert not np.shares_memory(tensor.read(), tensor.read())

@@ -1,5 +1,6 @@
 """PyTorch: torchvision's networks, eager, channels last or compiled."""
 
+from importlib import util
 from typing import Any, cast
 
 import numpy as np
@@ -51,6 +52,8 @@ def train_step(job: jobs.NetworkJob) -> dict[str, Any]:
 def _created(job: jobs.NetworkJob) -> tuple[Any, torch.Tensor, torch.Tensor]:
     """The network, its images and labels, on the job's device."""
     device = pytorch.device_of(job)
+    if util.find_spec("torchvision") is None:
+        raise jobs.NetworkMissing("torchvision, which has the networks, is missing")
     if job.network.endswith(_OTHERS):
         raise jobs.NetworkMissing(f"torchvision has no {job.network}")
     torch.manual_seed(job.seed)
