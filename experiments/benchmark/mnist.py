@@ -229,9 +229,11 @@ class Session:
         return {
             "complete": complete,
             "device": ", ".join(sorted(accelerators)) or cpus,
+            # Where the result lies, it shows itself.
             "config": {
-                **dataclasses.asdict(self._config),
-                "out": self._config.out and str(self._config.out),
+                name: value
+                for name, value in dataclasses.asdict(self._config).items()
+                if name != "out"
             },
             **self._facts,
             "versions": {

@@ -97,9 +97,11 @@ def run(config: Config) -> int:
     tasks = CPU if device == "cpu" else ACCELERATOR
     folder = config.out or Path(__file__).parent / f"results/networks-{device}"
     facts = {
+        # Where the result lies, it shows itself.
         "config": {
-            **dataclasses.asdict(config),
-            "out": config.out and str(config.out),
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name != "out"
         },
         "tasks": {name: dataclasses.asdict(tasks[name]) for name in config.tasks},
         **machine.facts(device),

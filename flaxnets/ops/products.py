@@ -35,7 +35,7 @@ class Geometry(NamedTuple):
 
 
 # Winograd's form along one dimension needs this many pixels to be worth its additions,
-# the form along two this many channels on either side: with 32 it gains 2 % of a step of
+# the form along two this many channels on either side: at 32 it gains 2 % of a step of
 # the lecture's network, and takes a second longer to compile.
 _WINOGRAD_PIXELS = 6000
 _WINOGRAD_CHANNELS = 64

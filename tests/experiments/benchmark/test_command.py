@@ -52,6 +52,40 @@ def test_measures_and_leaves_its_results(tmp_path: Path) -> None:
         assert picture.width > 400
 
 
+def test_networks_are_measured_and_absent_ones_said(tmp_path: Path) -> None:
+    """One small network: a model that no peer here has."""
+    script = """
+import sys
+from experiments.benchmark import networks
+networks.CPU = {
+    "small": networks.Task("forward", "squeezenet_caffe", 2, 64, calls=1),
+    "step": networks.Task("train_step", "squeezenet_caffe", 2, 64, calls=1),
+}
+config = networks.Config(
+    rounds=1, tasks=("small", "step"), windows=1, device="cpu",
+    contenders=("pytorch",), out=__import__("pathlib").Path(sys.argv[1]),
+)
+sys.exit(networks.run(config))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["complete"] and not result["failures"]
+    for task in ("small", "step"):
+        assert list(result["summary"][task]["rows"]) == ["flaxnets"]
+        assert result["summary"][task]["rows"]["flaxnets"]["step_ms"]["median"] > 0
+    assert 0 < result["summary"]["small"]["share_of_products"]["median"] < 10
+    others = {o["status"] for o in result["outcomes"] if o["contender"] == "pytorch"}
+    assert others <= {"not installed", "no network"} and len(others) == 1
+    assert "squeezenet_caffe logits, 2 x 64x64" in (tmp_path / "table.txt").read_text()
+    assert (tmp_path / "plot.png").exists()
+
+
 def test_interrupted_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.benchmark", *TINY, "--rounds", "99"]
     process = subprocess.Popen(
@@ -97,6 +131,9 @@ def processes_that_name(path: Path) -> list[str]:
         ("mnist --rounds 0", "--rounds is 0"),
         ("mnist --seed -1", "--seed is -1"),
         ("mnist --out pyproject.toml", "--out pyproject.toml: a file"),
+        ("networks --tasks vgg61", "--tasks vgg61: unknown; known are: vgg16"),
+        ("networks --tasks", "--tasks is empty"),
+        ("networks --rounds 0", "--rounds is 0"),
         ("mnist --batch-sizes 0", "--batch-sizes is (0,)"),
         ("mnist --batch-sizes --no-race", "--batch-sizes is empty"),
         ("mnist --target 99", "--target is 99"),
