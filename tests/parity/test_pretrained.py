@@ -250,7 +250,7 @@ def test_auxiliary_classifiers_are_torchvisions(torchvision, tmp_path) -> None:
             assert relative(found[ours], expected) < OUTPUT, ours
 
 
-@pytest.mark.parametrize("name", ["vgg11", "vgg13_bn", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["vgg11", "resnet50"])
 def test_computes_what_timm_does(name: str, torchvision, tmp_path) -> None:
     timm = pytest.importorskip("timm", reason="timm is not installed")
     from safetensors.torch import save_file
@@ -267,9 +267,7 @@ def test_computes_what_timm_does(name: str, torchvision, tmp_path) -> None:
     assert relative(apply(variables, images)[0], expected) < OUTPUT
 
 
-@pytest.mark.parametrize(
-    "name", ["alexnet", "vgg11_bn", "squeezenet1_1", "googlenet", "resnet18"]
-)
+@pytest.mark.parametrize("name", ["alexnet", "squeezenet1_1", "resnet18"])
 def test_torchvision_takes_what_is_saved(name: str, torchvision, tmp_path) -> None:
     from safetensors.torch import load_file
 
