@@ -12,19 +12,19 @@ folder.
 import contextlib
 import dataclasses
 import itertools
-import json
 import math
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tyro
 
+from experiments import mnist_predict
 from flaxnets import (
     console,
     data,
@@ -35,9 +35,9 @@ from flaxnets import (
     params,
     train,
 )
-from flaxnets.data import augmentation, pictures
+from flaxnets.data import augmentation
 from flaxnets.data.augmentation import Augmentation
-from flaxnets.report import figures, html, terminal
+from flaxnets.report import figures, html
 from flaxnets.train import losses, metrics, optimizers, run, signals, trackers
 
 Initializer = Literal[
@@ -166,20 +166,6 @@ class Config:
     """Also write TensorBoard events to the run folder."""
     wandb: bool = False
     """Also log to Weights & Biases."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Predict:
-    """Tell which digit each picture shows."""
-
-    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Pictures of one digit each: photo or drawing, dark on light or light on dark."""
-    run: Path
-    """The run folder whose network is asked."""
-    checkpoint: str = "latest"
-    """Which of its checkpoints: latest, best (in test accuracy), or a step."""
-    json: bool = False
-    """Print JSON instead of bar charts."""
 
 
 def resolve(config: Config) -> Recipe:
@@ -506,56 +492,6 @@ def write_report(
     )
 
 
-def run_prediction(request: Predict) -> int:
-    """Prints what the trained network of a run sees in each picture."""
-    if not request.images:
-        raise errors.ArgumentError(
-            "predict got no picture; name one or more after the options"
-        )
-    config = train.read_config(request.run)
-    names = tuple(config["classes"])
-    if config["image_shape"] != [28, 28, 1]:
-        raise errors.ArgumentError(
-            f"{request.run}: its network takes pictures of {config['image_shape']}, "
-            "but predict reads digits of 28x28x1"
-        )
-    images = np.stack([pictures.read_digit(path) for path in request.images])
-    with train.Checkpoints(request.run / "checkpoints") as checkpoints:
-        step = chosen_step(checkpoints, request.checkpoint)
-        variables = train.variables_of(checkpoints.leaves(step))
-    model = build(len(names))
-    logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
-        variables, images
-    )
-    shares = train.probabilities(logits)
-    if request.json:
-        found = [
-            {
-                "image": str(path),
-                "class": names[int(share.argmax())],
-                "probabilities": dict(zip(names, share.tolist(), strict=True)),
-            }
-            for path, share in zip(request.images, shares, strict=True)
-        ]
-        console.say(json.dumps(found, indent=1))
-        return 0
-    for path, share in zip(request.images, shares, strict=True):
-        console.say(f"{path}: {names[int(share.argmax())]}")
-        console.say(terminal.bars(share, names, ascii=terminal.plain_only()))
-    return 0
-
-
-def chosen_step(checkpoints: train.Checkpoints, name: str) -> int | None:
-    """The step that `latest`, `best` or a number names."""
-    if name in ("latest", "best"):
-        return checkpoints.latest() if name == "latest" else checkpoints.best()
-    if not name.isdecimal():
-        raise errors.ArgumentError(
-            f"--checkpoint is {name!r}, but must be latest, best or a step's number"
-        )
-    return int(name)
-
-
 def startup_seconds(fitted: train.Fitted) -> float | None:
     """Seconds from the start of the process to the end of the first step.
 
@@ -625,11 +561,7 @@ def main() -> int:
     """The command line: trains, or predicts."""
     arguments = sys.argv[1:]
     if arguments[:1] == ["predict"]:
-        return run_prediction(
-            tyro.cli(
-                Predict, args=arguments[1:], prog="python -m experiments.mnist predict"
-            )
-        )
+        return mnist_predict.main(arguments[1:])
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.mnist")
     return run_training(config)
 

@@ -39,6 +39,21 @@ def serving(answer: Answer) -> Iterator[tuple[str, list[str | None]]]:
         server.server_close()
 
 
+def redirect(
+    handler: http.server.BaseHTTPRequestHandler,
+    target: str,
+    status: int = 302,
+    **headers: str,
+) -> None:
+    """Sends elsewhere; an underscore in a header's name stands for a hyphen."""
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.send_header("Location", target)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
 def send(
     handler: http.server.BaseHTTPRequestHandler,
     body: bytes,

@@ -67,14 +67,7 @@ def conv(
     )
     pairs = padding_pairs(padding, x.shape[1:-1], extent, steps)
     geometry = products.Geometry(steps, pairs, spacing)
-    padded = tuple(
-        size + sum(pair) for size, pair in zip(x.shape[1:-1], pairs, strict=True)
-    )
-    if any(size < taps for size, taps in zip(padded, extent, strict=True)):
-        raise errors.ArgumentError(
-            f"the window spans {extent} and the padded image only {padded}; give "
-            "larger images, more padding, or a smaller window"
-        )
+    check_fits(extent, x.shape[1:-1], pairs)
 
     def native(x: jax.Array, kernel: jax.Array) -> jax.Array:
         image, weights = _LAYOUTS[rank]
@@ -94,6 +87,18 @@ def conv(
     if groups > 1 or math.prod(kernel.shape[:-1]) > _WINDOW_LIMIT:
         return native(x, kernel)
     return jax.lax.platform_dependent(x, kernel, cpu=as_products, default=native)
+
+
+def check_fits(
+    extent: Sequence[int], sizes: Sequence[int], pairs: products.Pairs
+) -> None:
+    """Raises an ArgumentError where a window is larger than the padded image."""
+    padded = tuple(size + sum(pair) for size, pair in zip(sizes, pairs, strict=True))
+    if any(size < taps for size, taps in zip(padded, extent, strict=True)):
+        raise errors.ArgumentError(
+            f"the window spans {tuple(extent)} and the padded image only {padded}; "
+            "give larger images, more padding, or a smaller window"
+        )
 
 
 def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def max_pool(
     sizes, steps, pairs = _geometry(x, window, strides, padding)
     if ceil_mode:
         pairs = _rounded_up(x.shape[1:-1], sizes, steps, pairs)
-    _check_fits(x, sizes, pairs)
+    convolution.check_fits(sizes, x.shape[1:-1], pairs)
     if sizes == steps and np.prod(sizes) <= 9 and not np.any(pairs):
         return _max_pool_tiles(x, sizes)
     floating = jnp.issubdtype(x.dtype, jnp.floating)
@@ -66,7 +66,7 @@ def avg_pool(
             does by default, instead of by the number of real values.
     """
     sizes, steps, pairs = _geometry(x, window, strides, padding)
-    _check_fits(x, sizes, pairs)
+    convolution.check_fits(sizes, x.shape[1:-1], pairs)
     zero = np.zeros((), x.dtype)
     total = _reduce(x, zero, jax.lax.add, sizes, steps, pairs)
     if count_include_pad or not np.any(pairs):
@@ -153,17 +153,6 @@ def _geometry(
     return sizes, steps, pairs
 
 
-def _check_fits(x: jax.Array, sizes: tuple[int, ...], pairs: products.Pairs) -> None:
-    padded = tuple(
-        length + sum(pair) for length, pair in zip(x.shape[1:-1], pairs, strict=True)
-    )
-    if any(length < size for length, size in zip(padded, sizes, strict=True)):
-        raise errors.ArgumentError(
-            f"the window spans {sizes} and the padded image only {padded}; give larger "
-            "images, more padding, or a smaller window"
-        )
-
-
 def _reduce(x, start, operation, sizes, steps, pairs) -> jax.Array:
     return jax.lax.reduce_window(
         x, start, operation, (1, *sizes, 1), (1, *steps, 1), ((0, 0), *pairs, (0, 0))
@@ -203,19 +192,16 @@ def _max_pool_overlapping(x, low, sizes, steps, pairs) -> jax.Array:
 
 @_max_pool_overlapping.defjvp
 def _(low, sizes, steps, pairs, primals, tangents):
-    def native(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        form = functools.partial(
-            _max_of_windows, low=low, sizes=sizes, steps=steps, pairs=pairs
-        )
-        return jax.jvp(form, (x,), (tangent,))
+    def rule(form: Callable[..., jax.Array]) -> Callable[..., tuple]:
+        pool = functools.partial(form, low=low, sizes=sizes, steps=steps, pairs=pairs)
+        return lambda x, tangent: jax.jvp(pool, (x,), (tangent,))
 
-    def slices(x: jax.Array, tangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        form = functools.partial(
-            _max_of_slices, low=low, sizes=sizes, steps=steps, pairs=pairs
-        )
-        return jax.jvp(form, (x,), (tangent,))
-
-    return jax.lax.platform_dependent(*primals, *tangents, cpu=slices, default=native)
+    return jax.lax.platform_dependent(
+        *primals,
+        *tangents,
+        cpu=rule(_max_of_slices),
+        default=rule(_max_of_windows),
+    )
 
 
 def _max_of_slices(x, low, sizes, steps, pairs) -> jax.Array:

@@ -12,7 +12,7 @@ import pytest
 
 from flaxnets import errors
 from flaxnets.data import download
-from tests.servers import send, serving
+from tests.servers import redirect, send, serving
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -99,10 +99,7 @@ def test_a_wrong_answer_is_named_and_leaves_no_file(
 
 def test_a_redirect_loop_ends(tmp_path: Path) -> None:
     def answer(handler, _: int) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", "/file.gz")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
+        redirect(handler, "/file.gz")
 
     with (
         serving(answer) as (url, ranges),

@@ -15,7 +15,7 @@ from flaxnets.data import download
 from flaxnets.data.download import Expected
 from flaxnets.weights import cache, creation
 from flaxnets.weights.catalogue import Entry
-from tests.servers import send, serving
+from tests.servers import redirect, send, serving
 
 CONTENT = np.random.default_rng(1).bytes(200_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -200,19 +200,17 @@ class Hub:
         if head:
             self.heads.append(handler.path)
         if handler.path.startswith("/old/"):
-            handler.send_response(307)
-            handler.send_header("Location", handler.path.replace("/old/", "/timm/"))
+            redirect(handler, handler.path.replace("/old/", "/timm/"), 307)
         elif handler.path.startswith("/timm/"):
-            handler.send_response(302)
-            handler.send_header("X-Repo-Commit", self.commit)
-            handler.send_header("X-Linked-Etag", f'"{SHA256}"')
-            handler.send_header("X-Linked-Size", str(len(CONTENT)))
-            handler.send_header("Location", f"http://{handler.headers['Host']}/cdn")
+            redirect(
+                handler,
+                f"http://{handler.headers['Host']}/cdn",
+                X_Repo_Commit=self.commit,
+                X_Linked_Etag=f'"{SHA256}"',
+                X_Linked_Size=str(len(CONTENT)),
+            )
         else:
             send(handler, CONTENT)
-            return
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
 
 
 def hub_url(url: str, owner: str) -> str:
@@ -276,10 +274,7 @@ def test_what_was_put_by_hand_says_nothing_of_what_is_fetched(folder) -> None:
 
 def test_a_hub_that_leads_elsewhere_is_not_followed(folder) -> None:
     def answer(handler, _: int) -> None:
-        handler.send_response(302)
-        handler.send_header("Location", "//127.0.0.1:9/timm/x")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
+        redirect(handler, "//127.0.0.1:9/timm/x")
 
     with (
         serving(answer) as (url, ranges),

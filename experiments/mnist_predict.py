@@ -1,0 +1,87 @@
+"""What a network that `experiments.mnist` trained sees in pictures of digits.
+
+python -m experiments.mnist predict --run runs/mnist-001 photo.jpg
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from flaxnets import console, errors, models, train
+from flaxnets.data import pictures
+from flaxnets.report import terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Tell which digit each picture shows."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Pictures of one digit each: photo or drawing, dark on light or light on dark."""
+    run: Path
+    """The run folder whose network is asked."""
+    checkpoint: str = "latest"
+    """Which of its checkpoints: latest, best (in test accuracy), or a step."""
+    json: bool = False
+    """Print JSON instead of bar charts."""
+
+
+def run(request: Predict) -> int:
+    """Prints what the trained network of a run sees in each picture."""
+    if not request.images:
+        raise errors.ArgumentError(
+            "predict got no picture; name one or more after the options"
+        )
+    config = train.read_config(request.run)
+    names = tuple(config["classes"])
+    if config["image_shape"] != [28, 28, 1]:
+        raise errors.ArgumentError(
+            f"{request.run}: its network takes pictures of {config['image_shape']}, "
+            "but predict reads digits of 28x28x1"
+        )
+    images = np.stack([pictures.read_digit(path) for path in request.images])
+    with train.Checkpoints(request.run / "checkpoints") as checkpoints:
+        step = chosen_step(checkpoints, request.checkpoint)
+        variables = train.variables_of(checkpoints.leaves(step))
+    model = models.CNN(num_classes=len(names))
+    logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
+        variables, images
+    )
+    shares = train.probabilities(logits)
+    if request.json:
+        found = [
+            {
+                "image": str(path),
+                "class": names[int(share.argmax())],
+                "probabilities": dict(zip(names, share.tolist(), strict=True)),
+            }
+            for path, share in zip(request.images, shares, strict=True)
+        ]
+        console.say(json.dumps(found, indent=1))
+        return 0
+    for path, share in zip(request.images, shares, strict=True):
+        console.say(f"{path}: {names[int(share.argmax())]}")
+        console.say(terminal.bars(share, names, ascii=terminal.plain_only()))
+    return 0
+
+
+def chosen_step(checkpoints: train.Checkpoints, name: str) -> int | None:
+    """The step that `latest`, `best` or a number names."""
+    if name in ("latest", "best"):
+        return checkpoints.latest() if name == "latest" else checkpoints.best()
+    if not name.isdecimal():
+        raise errors.ArgumentError(
+            f"--checkpoint is {name!r}, but must be latest, best or a step's number"
+        )
+    return int(name)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line, after `predict`."""
+    prog = "python -m experiments.mnist predict"
+    return run(tyro.cli(Predict, args=arguments, prog=prog))
