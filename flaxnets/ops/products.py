@@ -48,6 +48,7 @@ _FEW_CHANNELS = 4
 # Below twice as many nothing is gained, and the gradient would be computed in parts.
 _TILE_FLOATS = 1_600_000
 _PATCH_FLOATS = 4_000_000
+_OUTPUT_FLOATS = 640_000
 
 # Products with fewer columns than this are better shaped for two rows at once, although
 # a quarter of what they multiply is zeros.
@@ -73,9 +74,9 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     strided = math.prod(geometry.strides) > 1 and math.prod(geometry.dilation) == 1
     if strided and x.shape[-1] <= _FEW_CHANNELS and x.ndim > 3:
         x, kernel, geometry = _depth_from_space(x, kernel, geometry)
-        form = functools.partial(row_conv, geometry=geometry)
-        parts = math.prod(x.shape[1:-1]) * kernel.shape[0] * kernel.shape[-1]
-        return _in_parts(form, x, kernel, parts, _PATCH_FLOATS)
+        form = functools.partial(tap_conv, geometry=geometry)
+        outputs = math.prod(x.shape[1:-1]) * kernel.shape[-1]
+        return _in_parts(form, x, kernel, outputs, _OUTPUT_FLOATS)
     taps, features = kernel.shape[0], kernel.shape[-1]
     row = math.prod(kernel.shape[1:-1])
     stride, padding = geometry.strides[0], geometry.padding[0]
@@ -220,6 +221,23 @@ def row_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     )
 
 
+def tap_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """A product for each tap of the first dimension, and their sum.
+
+    The stride of that dimension is 1.
+    """
+    taps, gap = kernel.shape[0], geometry.dilation[0]
+    patches = _pad(_rows(x, kernel, geometry), 1, geometry.padding[0])
+    count = patches.shape[1] - (taps - 1) * gap
+    return functools.reduce(
+        jnp.add,
+        (
+            _product(patches[:, start : start + count], kernel[tap])
+            for tap, start in zip(range(taps), itertools.count(0, gap))
+        ),
+    )
+
+
 def winograd_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     """Four products for two outputs along the first dimension, where others need six.
 
@@ -237,8 +255,7 @@ def winograd_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Ar
         _product(_rows(part, kernel, geometry), tap)
         for part, tap in zip(inputs, _combined(_OF_KERNEL, taps), strict=True)
     ]
-    y = jnp.stack(_combined(_OF_OUTPUT, products), axis=2)
-    return y.reshape(y.shape[0], 2 * tiles, *y.shape[3:])[:, :rows]
+    return _of_output(products, 1)[:, :rows]
 
 
 def winograd2d_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
@@ -260,39 +277,38 @@ def winograd2d_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.
         )
     ]
     x = jnp.pad(x, ((0, 0), *sides, (0, 0)))
-    ends = [2 * count - 1 for count in tiles]
-
-    def input_at(row: int, column: int) -> jax.Array:
-        """One of the sixteen pixels of every tile's input, [B * tiles, C]."""
-        stop = (batch, row + ends[0], column + ends[1], channels)
-        part = jax.lax.slice(x, (0, row, column, 0), stop, (1, 2, 2, 1))
-        return part.reshape(-1, channels)
-
-    def taps_at(row: int, column: int) -> jax.Array:
-        return kernel[row, column]
-
-    inputs = _nested(_OF_INPUT, input_at)
-    taps = _nested(_OF_KERNEL, taps_at)
-    y = _nested(_OF_OUTPUT, lambda row, column: inputs[row][column] @ taps[row][column])
-    shape = (batch, *tiles, features)
-    lines = [jnp.stack([part.reshape(shape) for part in row], axis=3) for row in y]
-    whole = jnp.stack(lines, axis=2)
-    whole = whole.reshape(batch, 2 * tiles[0], 2 * tiles[1], features)
-    return whole[:, : outputs[0], : outputs[1]]
-
-
-def _nested(
-    matrix: np.ndarray, part: Callable[[int, int], jax.Array]
-) -> list[list[jax.Array]]:
-    """A matrix times a square of arrays times the matrix transposed."""
-    size = range(matrix.shape[1])
-    columns = [
-        _combined(matrix, [part(row, column) for row in size]) for column in size
+    inputs = [_of_input(rows, 2) for rows in _of_input(x, 1)]
+    columns = [_combined(_OF_KERNEL, list(column)) for column in kernel.swapaxes(0, 1)]
+    taps = [_combined(_OF_KERNEL, list(row)) for row in zip(*columns, strict=True)]
+    products = [
+        [
+            (part.reshape(-1, channels) @ tap).reshape(batch, *tiles, features)
+            for part, tap in zip(*row, strict=True)
+        ]
+        for row in zip(inputs, taps, strict=True)
     ]
-    return [
-        _combined(matrix, [columns[column][row] for column in size])
-        for row in range(matrix.shape[0])
+    y = _of_output([_of_output(row, 2) for row in products], 1)
+    return y[:, : outputs[0], : outputs[1]]
+
+
+def _of_input(x: jax.Array, axis: int) -> list[jax.Array]:
+    """What goes into the four products, of overlapping tiles of four along `axis`."""
+    tiles = x.shape[axis] // 2 - 1
+    x = x.reshape(*x.shape[:axis], tiles + 1, 2, *x.shape[axis + 1 :])
+    # Split, not sliced with a stride: the gradient of that is slow.
+    pairs = [half.squeeze(axis + 1) for half in jax.lax.split(x, (1, 1), axis + 1)]
+    parts = [
+        jax.lax.slice_in_dim(half, start, start + tiles, axis=axis)
+        for start in range(2)
+        for half in pairs
     ]
+    return _combined(_OF_INPUT, parts)
+
+
+def _of_output(products: Sequence[jax.Array], axis: int) -> jax.Array:
+    """The four products' outputs, two for each tile along `axis`."""
+    y = jnp.stack(_combined(_OF_OUTPUT, products), axis + 1)
+    return y.reshape(*y.shape[:axis], 2 * y.shape[axis], *y.shape[axis + 2 :])
 
 
 def _rows(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

@@ -15,6 +15,7 @@ FORMS = {
     "window": products.window_conv,
     "two rows": functools.partial(products.window_conv, tile=2),
     "row": products.row_conv,
+    "tap": products.tap_conv,
     "winograd": products.winograd_conv,
     "winograd2d": products.winograd2d_conv,
 }
@@ -102,6 +103,19 @@ def test_the_form_follows_the_shapes(case, form: str, monkeypatch) -> None:
     assert float(y[0, 5, 5, 0]) == 9 * shape[-1]
 
 
+def test_few_channels_go_side_by_side_before_a_window_strides() -> None:
+    """The stem of a ResNet: no patches of seven by seven pixels are made."""
+    geometry = products.Geometry((2, 2), ((3, 3), (3, 3)), (1, 1))
+    text = str(
+        jax.make_jaxpr(functools.partial(products.conv, geometry=geometry))(
+            jnp.ones((2, 16, 16, 3)), jnp.ones((7, 7, 3, 8))
+        )
+    )
+    # Four taps of rows of four pixels, each of four pixels' three channels.
+    assert text.count("dot_general") == 4
+    assert "f32[4,4,12,8]" in text
+
+
 def test_bfloat16_is_not_transformed() -> None:
     """Winograd's sums would lose two of its eight bits."""
     x = jax.random.normal(jax.random.key(0), (128, 8, 8, 16), jnp.bfloat16)
@@ -127,7 +141,12 @@ def test_winograds_form_takes_any_padding(padding) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "features", "size", "stride"),
-    [((6, 9, 8, 64), 64, 3, 1), ((6, 9, 8, 3), 8, 5, 2), ((5, 9, 8, 64), 64, 3, 1)],
+    [
+        ((6, 9, 8, 64), 64, 3, 1),
+        ((6, 9, 8, 8), 8, 5, 2),
+        ((6, 9, 8, 3), 8, 5, 2),
+        ((5, 9, 8, 64), 64, 3, 1),
+    ],
 )
 def test_large_maps_are_done_in_parts(
     shape, features, size, stride, monkeypatch
@@ -136,6 +155,8 @@ def test_large_maps_are_done_in_parts(
     pixels = shape[1] * shape[2] * shape[3]
     monkeypatch.setattr(products, "_TILE_FLOATS", 2 * pixels)
     monkeypatch.setattr(products, "_PATCH_FLOATS", 2 * size**2 * pixels // stride**2)
+    # The pixels of an image whose windows stride, side by side: 7 by 6.
+    monkeypatch.setattr(products, "_OUTPUT_FLOATS", 2 * 7 * 6 * features)
     pad = size // 2
     geometry = products.Geometry((stride,) * 2, ((pad, pad),) * 2, (1, 1))
     x = jax.random.normal(jax.random.key(0), shape)
