@@ -77,10 +77,11 @@ def _bars(
         found = summary.spread(numbers)
         assert found is not None
         color = drawing.BLUE if name == OURS else _GREY
-        axis.barh(place, found["median"], color=color, height=0.7)
+        median = found["median"]
+        axis.barh(place, median, color=color, height=0.7)
         axis.plot(numbers, [place] * len(numbers), "k.", markersize=3)
         axis.annotate(
-            f"{found['median']:.3g}",
+            f"{median:,.0f}" if median >= 1000 else f"{median:.3g}",
             (found["max"], place),
             xytext=(6, 0),
             textcoords="offset points",
@@ -91,6 +92,8 @@ def _bars(
         axis.axvline(floor, color=drawing.VERMILION, linewidth=1.2, label="floor")
         axis.legend(fontsize=8)
     axis.set_yticks(range(len(values)), list(values), fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.xaxis.set_major_formatter("{x:,g}")
     axis.invert_yaxis()
     axis.margins(x=0.12)
     axis.set_title(title, fontsize=9)
