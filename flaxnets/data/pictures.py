@@ -7,7 +7,7 @@ absurd amounts of memory, is a DataError that names it.
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -34,43 +34,52 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         DataError: the file is absent, empty, truncated, damaged, or no picture in one
             of FORMATS; or it has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Anything else that Pillow warns of is either an error below or harmless.
-            warnings.simplefilter("ignore", UserWarning)
-            # Given a path, Pillow maps uncompressed TIFFs into memory, and scrambles
-            # those whose orientation swaps rows and columns; given a file, it reads.
-            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise errors.DataError(
-            f"{path}: refused before decoding, it would fill the memory "
-            f"({error}); make it smaller first"
-        ) from error
+        # Given a path, Pillow maps uncompressed TIFFs into memory, and scrambles those
+        # whose orientation swaps rows and columns; given a file, it reads.
+        with path.open("rb") as file:
+            return decode(file, str(path))
     except FileNotFoundError as error:
         raise errors.DataError(f"{path}: there is no such file") from error
     except IsADirectoryError as error:
         raise errors.DataError(
             f"{path}: is a folder, but a picture file was expected"
         ) from error
+    except OSError as error:
+        raise errors.DataError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def decode(file: BinaryIO, name: str) -> np.ndarray:
+    """Decodes an open picture file as `read_image` does; `name` is for messages."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Anything else that Pillow warns of is either an error below or harmless.
+            warnings.simplefilter("ignore", UserWarning)
+            with Image.open(file, formats=FORMATS) as image:
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise errors.DataError(
+            f"{name}: refused before decoding, it would fill the memory "
+            f"({error}); make it smaller first"
+        ) from error
     except UnidentifiedImageError as error:
-        raise errors.DataError(f"{path}: {_unidentified(path)}") from error
+        file.seek(0)
+        raise errors.DataError(f"{name}: {_unidentified(file.read(512))}") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise errors.DataError(
-            f"{path}: the picture is truncated or damaged ({error}); get it again"
+            f"{name}: the picture is truncated or damaged ({error}); get it again"
         ) from error
-    return _rgb(upright, path)
+    return _rgb(upright, name)
 
 
-def _unidentified(path: Path) -> str:
-    """What the file is instead of a picture, and what was expected."""
-    with path.open("rb") as file:
-        head = file.read(512).lstrip().lower()
+def _unidentified(head: bytes) -> str:
+    """What a file that begins so is instead of a picture, and what was expected."""
+    head = head.lstrip().lower()
     found = "is not a picture that can be read"
     if not head:
         found = "is empty"
@@ -79,12 +88,12 @@ def _unidentified(path: Path) -> str:
     return f"{found}; expected one of {', '.join(FORMATS)}, undamaged"
 
 
-def _rgb(image: "Image.Image", path: Path) -> np.ndarray:
+def _rgb(image: "Image.Image", name: str) -> np.ndarray:
     """A loaded picture of any Pillow mode as uint8[H, W, 3]."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = _eight_bits(image, path)
+        grey = _eight_bits(image, name)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -93,12 +102,12 @@ def _rgb(image: "Image.Image", path: Path) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _eight_bits(image: "Image.Image", path: Path) -> np.ndarray:
+def _eight_bits(image: "Image.Image", name: str) -> np.ndarray:
     """Grey values of 16 or 32 bits as uint8[H, W]; see `read_image`."""
     stored = np.asarray(image)
     if not np.isfinite(stored).all():
         raise errors.DataError(
-            f"{path}: holds values that are not finite, but a picture was expected"
+            f"{name}: holds values that are not finite, but a picture was expected"
         )
     values = stored.astype(np.float64)
     if image.mode.startswith("I;16"):
