@@ -8,12 +8,14 @@ within one segment, `**` matches any number of segments, `[..]` a set of charact
 import dataclasses
 import difflib
 import fnmatch
+import hashlib
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flaxnets import errors
 
@@ -134,6 +136,35 @@ def merge(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]
     if both := sorted((taken[0] & set(two)) | (taken[1] & set(one))):
         raise errors.ArgumentError(f"leaves are in both trees: {', '.join(both[:5])}")
     return unflatten(dict(sorted({**one, **two}.items())))
+
+
+def belongs(module: str, chosen: Collection[str], others: Collection[str]) -> bool:
+    """Whether a module goes with the leaves `chosen` rather than with the `others`.
+
+    It does if all leaves below it are chosen. A module without leaves of its own goes
+    with the nearest module around it that has some.
+
+    Args:
+        module: its path.
+        chosen, others: names of leaves.
+    """
+    while module:
+        if any(name.startswith(f"{module}/") for name in others):
+            return False
+        if any(name.startswith(f"{module}/") for name in chosen):
+            return True
+        module = module.rpartition("/")[0]
+    return False
+
+
+def fingerprint(tree: Mapping[str, Any]) -> str:
+    """The SHA-256 of a tree's names, types, shapes and bytes, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten(tree).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
 
 
 def count(tree: Tree) -> int:

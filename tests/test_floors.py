@@ -20,6 +20,7 @@ FLOORS = {
     "flaxnets.weights": 2,
     "flaxnets.train": 3,
     "flaxnets.report": 3,
+    "flaxnets.transfer": 3,
     "experiments": 4,
 }
 

@@ -10,7 +10,11 @@ from flaxnets import errors
 
 
 class Split(NamedTuple):
-    """Examples: images uint8[N, H, W, C] and labels int32[N]."""
+    """Examples: images uint8[N, H, W, C] and labels int32[N].
+
+    Features stand in the images' place where a network is trained on them,
+    float32[N, D].
+    """
 
     images: np.ndarray
     labels: np.ndarray
@@ -82,11 +86,21 @@ def check_dataset(dataset: Dataset) -> None:
 
     Raises:
         DataError: images or labels of a split are of another type or shape than a
-            `Split` has, or there are none; a label names no class; or the splits
-            differ in the shape of their images.
+            `Split` has, or there are none; features are not finite; a label names no
+            class; or the splits differ in the shape of their images.
     """
     for part, split in (("train", dataset.train), ("test", dataset.test)):
         origin = f"{dataset.name} ({part})"
+        if split.images.dtype == np.float32 and split.images.ndim == 2:
+            if not np.isfinite(split.images).all():
+                raise errors.DataError(
+                    f"{origin}: features are not finite, expected numbers; look at "
+                    "the weights that they were computed with"
+                )
+            # What else is asked of images is asked of features too.
+            stand_in = np.zeros((len(split.images), 1, 1, 1), np.uint8)
+            checked_split(origin, stand_in, split.labels, len(dataset.class_names))
+            continue
         checked = checked_split(origin, *split, len(dataset.class_names))
         if split.images.ndim != 4 or split.labels.ndim != 1:
             raise errors.DataError(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -46,6 +46,18 @@ class Preprocessing:
             values = values[..., ::-1]
         mean = np.asarray(self.mean, np.float32)
         return (values - mean) / np.asarray(self.deviation, np.float32)
+
+    def scaled(self, images: Any) -> Any:
+        """Scales and normalises f32[..., 3] in RGB, 0 to 1, also on the device.
+
+        `normalized` for images that a step has made floats.
+        """
+        values = images * np.float32(self.maximum)
+        if self.channels == "bgr":
+            values = values[..., ::-1]
+        shape = (1,) * (values.ndim - 1) + (3,)
+        mean = np.asarray(self.mean, np.float32).reshape(shape)
+        return (values - mean) / np.asarray(self.deviation, np.float32).reshape(shape)
 
     def cropped(self, image: np.ndarray) -> np.ndarray:
         """The part of the picture that the network sees, uint8[crop, crop, 3] in RGB.

@@ -3,6 +3,8 @@
 from flaxnets.models.alexnet import AlexNet as AlexNet
 from flaxnets.models.cnn import CNN as CNN
 from flaxnets.models.googlenet import GoogLeNet as GoogLeNet
+from flaxnets.models.heads import Head as Head
+from flaxnets.models.heads import WithHead as WithHead
 from flaxnets.models.registry import build as build
 from flaxnets.models.registry import list_models as list_models
 from flaxnets.models.resnet import ResNet as ResNet

@@ -19,7 +19,7 @@ class CNN(nn.Module):
     dense layers of 512, 512 and 10.
 
     Attributes:
-        num_classes: number of logits.
+        num_classes: number of logits; 0 or None leaves the last layer away.
         widths: kernels of each convolution, first to last.
         pools: how many of the first convolutions are followed by 2x2 max pooling.
         dense: widths of the hidden dense layers.
@@ -28,7 +28,7 @@ class CNN(nn.Module):
         dtype: type of the computation (the parameters stay float32).
     """
 
-    num_classes: int = 10
+    num_classes: int | None = 10
     widths: Sequence[int] = (16, 32, 64)
     pools: int = 2
     dense: Sequence[int] = (512, 512)
@@ -43,9 +43,9 @@ class CNN(nn.Module):
         """Maps images f32[B, H, W, C] to logits f32[B, num_classes] and endpoints.
 
         The endpoints, in order: `conv1`, `pool1`, ..., `features` f32[B, F] (the last
-        map, flattened), `dense1`, ..., `logits`. With `train=True` and dropout, a
-        `dropout` key is needed. Pictures smaller than the pooling allows raise
-        ArgumentError.
+        map, flattened), `dense1`, ..., `logits`. Without a last layer the output is
+        the last `dense`. With `train=True` and dropout, a `dropout` key is needed.
+        Pictures smaller than the pooling allows raise ArgumentError.
         """
         if min(images.shape[1:3]) < 2**self.pools:
             raise errors.ArgumentError(
@@ -66,6 +66,8 @@ class CNN(nn.Module):
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
             x = nn.Dense(width, **options, name=f"dense{index}")(x)
             x = endpoints[f"dense{index}"] = nn.relu(x)
+        if not self.num_classes:
+            return x, endpoints
         x = nn.Dense(self.num_classes, **options, name="logits")(x)
         endpoints["logits"] = x
         return x, endpoints

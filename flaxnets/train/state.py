@@ -158,16 +158,7 @@ def _keep_frozen(before: Tree, after: Tree, free: Tree, fixed: Tree) -> Tree:
     held = tuple(trees.flatten(fixed))
 
     def frozen(name: str) -> bool:
-        # A module without parameters of its own follows the nearest module around it
-        # that has some.
-        prefix = name.rpartition("/")[0]
-        while prefix:
-            if any(path.startswith(f"{prefix}/") for path in trained):
-                return False
-            if any(path.startswith(f"{prefix}/") for path in held):
-                return True
-            prefix = prefix.rpartition("/")[0]
-        return False
+        return trees.belongs(name.rpartition("/")[0], held, trained)
 
     kept = {}
     for collection, tree in after.items():
