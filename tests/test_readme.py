@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from flaxnets import models, params, weights
+import flaxnets
+from flaxnets import data, models, params, weights
 from flaxnets.data import download
 from flaxnets.weights import cache, names
 
@@ -60,7 +62,22 @@ def test_the_pretrained_example_runs_as_it_stands(tmp_path, monkeypatch) -> None
     found: dict = {"picture": np.zeros((64, 80, 3), np.uint8)}
     exec(EXAMPLES[1], found)
     assert found["logits"].shape == (1, 1000)
-    assert len(EXAMPLES) == 2
+
+
+def test_the_transfer_example_runs_as_it_stands(tmp_path, monkeypatch) -> None:
+    """Up to the features, and a step on them."""
+    monkeypatch.chdir(tmp_path)
+    model, variables = flaxnets.create("squeezenet1_1", key=jax.random.key(0))
+    weights.save(variables, "squeezenet1_1.safetensors", model)
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
+    found: dict = {"pictures": data.Split(pictures, np.array([0, 1], np.int32))}
+    exec(EXAMPLES[2], found)
+    assert len(EXAMPLES) == 3
+    # 13x13 pixels of fire8's 512 channels.
+    assert found["seen"].images.shape == (2, 13 * 13 * 512)
+    batch = {"image": found["seen"].images, "label": found["seen"].labels}
+    state, metrics = found["step"](found["state"], batch)
+    assert int(state.step) == 1 and np.isfinite(metrics["loss"])
 
 
 def test_the_paths_exist() -> None:

@@ -3,13 +3,19 @@
 from flaxnets.report.figures.drawing import save
 from flaxnets.report.figures.layers import feature_maps, kernels
 from flaxnets.report.figures.matrices import confusion
-from flaxnets.report.figures.results import curves, mistakes, samples
+from flaxnets.report.figures.results import (
+    curves,
+    learning_curves,
+    mistakes,
+    samples,
+)
 
 __all__ = [
     "confusion",
     "curves",
     "feature_maps",
     "kernels",
+    "learning_curves",
     "mistakes",
     "samples",
     "save",

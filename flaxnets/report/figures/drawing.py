@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette (2008), told apart with any colour vision.
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#666666"
+COLOURS = (BLUE, "#E69F00", "#009E73", VERMILION, "#CC79A7", "#56B4E9")
 STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 10,

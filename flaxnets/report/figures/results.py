@@ -85,6 +85,61 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
     return figure
 
 
+@drawing.styled
+def learning_curves(
+    counts: Sequence[int],
+    accuracies: Mapping[str, np.ndarray],
+    title: str,
+    *,
+    xlabel: str = "labelled pictures per class",
+) -> "Figure":
+    """Accuracy against the number of examples, a line a way of training.
+
+    Args:
+        counts: examples, ascending.
+        accuracies: by name, f64[draws, len(counts)]; the line is their mean, the band
+            one standard deviation to either side.
+        title: of the figure.
+        xlabel: what is counted.
+    """
+    from matplotlib.ticker import NullLocator
+
+    figure = drawing.figure(8, 5, title)
+    axes = figure.add_subplot()
+    axes.grid(axis="y")
+    axes.set_xscale("log")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts])
+    axes.xaxis.set_minor_locator(NullLocator())
+    ends = {name: float(values[:, -1].mean()) for name, values in accuracies.items()}
+    lowest = min(float(values.min()) for values in accuracies.values())
+    span = max(ends.values()) - lowest or 1.0
+    height = np.inf
+    for name in sorted(ends, key=ends.__getitem__, reverse=True):
+        values = accuracies[name]
+        mean, spread = values.mean(axis=0), values.std(axis=0)
+        place = list(accuracies).index(name) % len(drawing.COLOURS)
+        colour = drawing.COLOURS[place]
+        axes.plot(counts, mean, marker="o", markersize=4, color=colour)
+        axes.fill_between(
+            counts, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0
+        )
+        # Names at the lines' right ends, pushed down where they would overlap.
+        height = min(ends[name], height - 0.06 * span)
+        axes.annotate(
+            f"{name} {ends[name]:.1%}",
+            (counts[-1], height),
+            xytext=(10, 0),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            verticalalignment="center",
+            annotation_clip=False,
+        )
+    axes.yaxis.set_major_formatter(drawing.percent())
+    axes.set(xlabel=xlabel, title="test accuracy: mean and standard deviation")
+    return figure
+
+
 def _lines(
     axes: "Axes", epochs: np.ndarray, series: Mapping[str, np.ndarray], text: str
 ) -> None:
