@@ -38,25 +38,39 @@ def apply_frozen(model: Any, frozen: Collection[str]) -> Callable[..., Any]:
         names = set(params.flatten(variables["params"]))
         trained, held = names - set(frozen), names & set(frozen)
 
-        def intercept(
+        def run(
+            module: nn.Module,
+            path: str,
             call: Callable[..., Any],
-            args: Sequence[Any],
-            options: Mapping[str, Any],
-            context: nn.module.InterceptorContext,
+            *args: Any,
+            **options: Any,
         ) -> Any:
-            module = context.module
-            path = "/".join(module.path)
-            if context.method_name != "__call__" or not params.belongs(
-                path, held, trained
-            ):
+            if not params.belongs(path, held, trained):
                 return call(*args, **options)
-            with _outside_training(module, args, options) as (args, options):
-                return call(*args, **options)
+            with _outside_training(module, args, options) as (given, switched):
+                return call(*given, **switched)
 
-        with nn.intercept_methods(intercept):
+        with _around_calls(run):
             return model.apply(variables, *args, **options)
 
     return apply
+
+
+def _around_calls(run: Callable[..., Any]) -> contextlib.AbstractContextManager[None]:
+    """Has every module's `__call__` done by `run(module, path, call, *args, ...)`."""
+
+    def intercept(
+        call: Callable[..., Any],
+        args: Sequence[Any],
+        options: Mapping[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        if context.method_name != "__call__":
+            return call(*args, **options)
+        module = context.module
+        return run(module, "/".join(module.path), call, *args, **options)
+
+    return nn.intercept_methods(intercept)
 
 
 @contextlib.contextmanager
@@ -90,17 +104,18 @@ def call_order(model: Any, input_shape: Sequence[int]) -> tuple[str, ...]:
     """
     order: dict[str, None] = {}
 
-    def intercept(
+    def run(
+        module: nn.Module,
+        path: str,
         call: Callable[..., Any],
-        args: Sequence[Any],
-        options: Mapping[str, Any],
-        context: nn.module.InterceptorContext,
+        *args: Any,
+        **options: Any,
     ) -> Any:
-        if context.method_name == "__call__":
-            order.setdefault("/".join(context.module.path))
+        del module
+        order.setdefault(path)
         return call(*args, **options)
 
     image = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
-    with nn.intercept_methods(intercept):
+    with _around_calls(run):
         jax.eval_shape(lambda image: model.init(jax.random.key(0), image), image)
     return tuple(path for path in order if path)
