@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,8 +77,16 @@ def fingerprint(dataset: Dataset) -> str:
     """The SHA-256 of a data set's arrays, hexadecimal."""
     digest = hashlib.sha256()
     for array in (*dataset.train, *dataset.test):
-        digest.update(np.ascontiguousarray(array).data)
+        update_digest(digest, array)
     return digest.hexdigest()
+
+
+def update_digest(digest: Any, images: Any) -> None:
+    """Adds an array, or what stands for one and has a `fingerprint`, to a digest."""
+    if isinstance(images, np.ndarray):
+        digest.update(np.ascontiguousarray(images).data)
+    else:
+        digest.update(images.fingerprint().encode())
 
 
 def check_dataset(dataset: Dataset) -> None:

@@ -41,7 +41,8 @@ class Expected:
     """What a file must be.
 
     Attributes:
-        digest: hexadecimal; its beginning where no more is published.
+        digest: hexadecimal; its beginning where no more is published, and "" where
+            nothing is.
         size: in bytes, where it is published.
         algorithm: what the digest is of.
     """
@@ -64,6 +65,8 @@ class Expected:
         return digest(path, self.algorithm).startswith(self.digest)
 
     def __str__(self) -> str:
+        if not self.digest:
+            return f"{self.size:,} bytes"
         size = f"{self.size:,} bytes with " if self.size is not None else ""
         begin = " beginning" if len(self.digest) < 32 else ""
         return f"{size}{_NAMES[self.algorithm]}{begin} {self.digest}"

@@ -4,12 +4,13 @@ import collections
 import dataclasses
 import io
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -86,6 +87,7 @@ class ImageFolder:
         class_names: in alphabetical order; labels index them.
         train, validation: names and labels of the pictures.
         others: how many files are no pictures by their suffix.
+        divided: whether there are no splits in it, and validation pictures were drawn.
     """
 
     path: Path
@@ -93,6 +95,7 @@ class ImageFolder:
     train: Listing
     validation: Listing
     others: int
+    divided: bool = False
 
     def read(
         self,
@@ -118,13 +121,14 @@ class ImageFolder:
 
         def one(entry: tuple[str, int]) -> np.ndarray | errors.DataError:
             try:
-                return prepare(source(entry[0]))
+                return prepare(source.picture(entry[0]))
             except errors.DataError as error:
                 return error
 
         images, labels, names, skipped = [], [], [], []
         with (
-            _opened(self.path) as source,
+            pictures.strict_warnings(),
+            Source(self.path) as source,
             ThreadPoolExecutor(workers or os.cpu_count()) as pool,
         ):
             for (name, label), found in zip(
@@ -173,7 +177,7 @@ def image_folder(
         raise errors.ArgumentError(
             f"validation is {validation}, but must be a share between 0 and 1"
         )
-    found = sorted(_names(path))
+    found = sorted(file_names(path))
     top = _top(found)
     found = [name.removeprefix(top) for name in found if name.startswith(top)]
     firsts = {name.partition("/")[0] for name in found if "/" in name}
@@ -244,6 +248,7 @@ def _divided(
         Listing(parts["train"]),
         Listing(parts["validation"]),
         others,
+        divided=True,
     )
 
 
@@ -294,7 +299,7 @@ def _lowered(names: Iterable[str]) -> dict[str, str]:
     return {name.lower(): name for name in names}
 
 
-def _names(path: Path) -> Iterator[str]:
+def file_names(path: Path) -> Iterator[str]:
     """Paths of files below a folder or in a zip; those of empty folders end with /."""
     if path.is_dir():
         yield from _walked(path)
@@ -306,7 +311,7 @@ def _names(path: Path) -> Iterator[str]:
 
 
 def _walked(path: Path) -> Iterator[str]:
-    for folder, inner, files in os.walk(path):
+    for folder, inner, files in os.walk(path, onerror=_unlisted):
         inner[:] = [name for name in inner if not _litter((name,))]
         below = os.path.relpath(folder, path).replace(os.sep, "/")
         prefix = "" if below == "." else f"{below}/"
@@ -315,6 +320,13 @@ def _walked(path: Path) -> Iterator[str]:
         for name in files:
             if not _litter((name,)):
                 yield prefix + name
+
+
+def _unlisted(error: OSError) -> None:
+    raise errors.DataError(
+        f"{error.filename}: cannot be listed ({error.strerror}); allow it to be read, "
+        "or move it away"
+    ) from error
 
 
 def _litter(parts: Sequence[str]) -> bool:
@@ -335,26 +347,61 @@ def _archive(path: Path) -> zipfile.ZipFile:
         ) from error
 
 
-class _opened:
-    """Decodes pictures of a folder or zip by name; a context manager."""
+class Source:
+    """The files of a folder or zip by name; a context manager.
+
+    Args:
+        path: the folder or zip.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._archive = None if path.is_dir() else _archive(path)
 
-    def __enter__(self) -> Callable[[str], np.ndarray]:
-        return self._from_folder if self._archive is None else self._from_archive
+    def __enter__(self) -> "Source":
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._archive is not None:
             self._archive.close()
 
-    def _from_folder(self, name: str) -> np.ndarray:
-        return pictures.read_image(self._path / name)
+    def picture(self, name: str) -> np.ndarray:
+        """A picture, decoded as `pictures.read_image` does.
 
-    def _from_archive(self, name: str) -> np.ndarray:
-        assert self._archive is not None
+        Raises:
+            DataError: it cannot be read.
+        """
+        if self._archive is None:
+            return pictures.read_image(self._path / name)
         shown = f"{self._path}: {name}"
+        return pictures.decode(io.BytesIO(self._member(shown, name)), shown)
+
+    def content(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        if self._archive is not None:
+            return self._member(f"{self._path}: {name}", name)
+        path = self._path / name
+        try:
+            status = path.stat()
+            # A pipe would be waited for, and a device never ends.
+            if not stat.S_ISREG(status.st_mode):
+                raise errors.DataError(f"{path}: is no file with a content")
+            if status.st_size > _LARGEST_BYTES:
+                raise errors.DataError(
+                    f"{path}: refused, it has {status.st_size:,} bytes"
+                )
+            return path.read_bytes()
+        except OSError as error:
+            raise errors.DataError(
+                f"{path}: cannot be read ({error.strerror})"
+            ) from error
+
+    def _member(self, shown: str, name: str) -> bytes:
+        assert self._archive is not None
         try:
             member = self._archive.getinfo(name)
             if member.file_size > _LARGEST_BYTES:
@@ -362,7 +409,7 @@ class _opened:
                     f"{shown}: refused, it claims {member.file_size:,} bytes"
                 )
             # Whole, so that its checksum is looked at.
-            file: BinaryIO = io.BytesIO(self._archive.read(member))
+            return self._archive.read(member)
         except (
             KeyError,
             OSError,
@@ -373,4 +420,3 @@ class _opened:
             raise errors.DataError(
                 f"{shown}: cannot be read from the zip ({error}); get it again"
             ) from error
-        return pictures.decode(file, shown)

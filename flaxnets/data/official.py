@@ -1,8 +1,10 @@
 """MNIST and Fashion-MNIST as their authors publish them: found, fetched, verified."""
 
+import os
+from pathlib import Path
 from typing import NamedTuple
 
-from flaxnets import console
+from flaxnets import console, files
 from flaxnets.data import download, idx
 from flaxnets.data.arrays import Dataset
 
@@ -114,3 +116,38 @@ def load(name: str, *, hurried: bool = False) -> Dataset:
         download.fetch(url, folder / file, expected, attempts=attempts, show=True)
     dataset = idx.load_folder(folder, name, source.class_names)
     return dataset._replace(source=f"official files in {folder}, SHA-256 verified")
+
+
+# The lecture's 3,000 photographs, as Google's machine-learning course hands them out.
+# No digest is published; the size is what its server says.
+_CATS_AND_DOGS = (
+    "https://storage.googleapis.com/mledu-datasets/cats_and_dogs_filtered.zip"
+)
+_CATS_AND_DOGS_BYTES = 68_606_236
+
+
+def cats_and_dogs() -> Path:
+    """The zip of the lecture's cats and dogs, for `data.image_folder`.
+
+    `$FLAXNETS_DATA` is looked at first, for `cats_and_dogs_filtered.zip` or its smaller
+    pictures in `cats_and_dogs_small.zip`. Else it is downloaded once; its SHA-256 is
+    noted then, and checked from then on.
+
+    Raises:
+        DownloadError: it cannot be had; the message says where to put it by hand.
+    """
+    given = os.environ.get("FLAXNETS_DATA")
+    for name in ("cats_and_dogs_filtered.zip", "cats_and_dogs_small.zip"):
+        if given and (Path(given) / name).is_file():
+            return Path(given) / name
+    path = download.cache_folder() / "cats_and_dogs" / "cats_and_dogs_filtered.zip"
+    record = path.with_suffix(".sha256")
+    known = record.read_text().strip() if record.exists() else ""
+    expected = download.Expected(known, _CATS_AND_DOGS_BYTES)
+    if not path.exists():
+        console.say(f"downloading {_CATS_AND_DOGS} ({expected})")
+    download.fetch(_CATS_AND_DOGS, path, expected, show=True)
+    if not known:
+        with files.replacing(record) as fresh:
+            fresh.write_text(download.digest(path) + "\n")
+    return path

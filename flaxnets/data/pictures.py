@@ -4,8 +4,10 @@ Everything here trusts no file: a picture that cannot be read, or that would nee
 absurd amounts of memory, is a DataError that names it.
 """
 
+import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -15,7 +17,7 @@ from flaxnets import errors
 from flaxnets.data import handwriting
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 # Pillow also opens formats whose readers run other programs (EPS) or have a record of
 # memory faults (PSD, FITS); a picture of that kind is refused unread.
@@ -52,16 +54,27 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
 
 def decode(file: BinaryIO, name: str) -> np.ndarray:
     """Decodes an open picture file as `read_image` does; `name` is for messages."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
+
+    with opened(file, name) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+    return rgb(upright, name)
+
+
+@contextlib.contextmanager
+def opened(file: BinaryIO, name: str) -> "Iterator[ImageFile.ImageFile]":
+    """A picture whose header was read; what fails in the block names the file.
+
+    Raises:
+        DataError: as `read_image`; the cause of one that was refused for its size is
+            one of Pillow's two decompression bombs.
+    """
+    from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Anything else that Pillow warns of is either an error below or harmless.
-            warnings.simplefilter("ignore", UserWarning)
-            with Image.open(file, formats=FORMATS) as image:
-                image.load()
-                upright = ImageOps.exif_transpose(image)
+        with strict_warnings(), Image.open(file, formats=FORMATS) as image:
+            yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise errors.DataError(
             f"{name}: refused before decoding, it would fill the memory "
@@ -70,11 +83,28 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     except UnidentifiedImageError as error:
         file.seek(0)
         raise errors.DataError(f"{name}: {_unidentified(file.read(512))}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:
+        # Damage makes Pillow raise anything: struct.error of EXIF, TypeError of TIFF.
         raise errors.DataError(
             f"{name}: the picture is truncated or damaged ({error}); get it again"
         ) from error
-    return _rgb(upright, name)
+
+
+@contextlib.contextmanager
+def strict_warnings() -> Iterator[None]:
+    """Makes Pillow's warning of a decompression bomb an error, and mutes its others.
+
+    Python's filters are those of the process: where threads decode, one that is done
+    would put back the filters that another still needs, unless this is entered around
+    them all.
+    """
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        # Anything else that Pillow warns of is either an error here or harmless.
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _unidentified(head: bytes) -> str:
@@ -88,8 +118,8 @@ def _unidentified(head: bytes) -> str:
     return f"{found}; expected one of {', '.join(FORMATS)}, undamaged"
 
 
-def _rgb(image: "Image.Image", name: str) -> np.ndarray:
-    """A loaded picture of any Pillow mode as uint8[H, W, 3]."""
+def rgb(image: "Image.Image", name: str) -> np.ndarray:
+    """A loaded picture of any Pillow mode as uint8[H, W, 3], as `read_image` says."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
