@@ -4,6 +4,7 @@ Both feeds give the same batches in the same order to the same step, and run man
 steps in one compiled call, so that the host does nothing between steps.
 """
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -37,9 +38,17 @@ class Sums(NamedTuple):
 
 
 class Feed(Protocol):
-    """Runs the steps of an epoch on its batches."""
+    """Runs the steps of an epoch on its batches.
+
+    Attributes:
+        steps: of an epoch.
+        chunk: the compiled run of steps.
+        devices: that they run on.
+        waited: seconds in which the device had nothing to do for want of data.
+    """
 
     steps: int
+    waited: float
     chunk: compiling.Compiled
     devices: parallel.Devices
 
@@ -70,7 +79,8 @@ def make(
 
     Args:
         step: the step to run.
-        split: the training examples.
+        split: the training examples; an array, mapped from a file or not, or
+            `data.Pictures`.
         batch_size: examples per step.
         seed: of the order of the examples.
         resident_bytes: the largest data set to keep on the device;
@@ -113,7 +123,8 @@ class ResidentFeed:
         self._order_of = lambda epoch: loading.epoch_order(
             len(split.labels), batch_size, seed, epoch
         )
-        self._data = self.devices.copy((split.images, split.labels))
+        self.waited = 0.0
+        self._data = self.devices.copy((np.asarray(split.images), split.labels))
         self._order: tuple[int, Any] = (-1, None)
 
     def run(
@@ -143,8 +154,9 @@ class StreamedFeed:
         self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
         self.devices = parallel.Devices(batch_size)
         self.chunk = _chunk(step, _index, self.devices)
+        self.waited = 0.0
         self._split, self._batch_size, self._seed = split, batch_size, seed
-        batch_bytes = split.images[:batch_size].nbytes
+        batch_bytes = batch_size * split.images.nbytes // len(split.labels)
         self._length = max(1, min(self.steps, STREAM_CHUNK_BYTES // batch_bytes))
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="flaxnets-stream")
         self._gathered: dict[tuple[int, int], Future] = {}
@@ -161,7 +173,9 @@ class StreamedFeed:
             or self._worker.submit(self._chunk_at, *place)
             for place in ((epoch, begin), following)
         }
+        asked = time.perf_counter()
         source = self._gathered[epoch, begin].result()
+        self.waited += time.perf_counter() - asked
         stop = min(start + count, end)
         first, last = np.int32(start - begin), np.int32(stop - begin)
         sums = self.devices.copy(sums)

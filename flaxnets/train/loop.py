@@ -34,12 +34,13 @@ class Fitted(NamedTuple):
     Attributes:
         state: the last state, its buffers alive however the run ended.
         records: one dict an epoch, those before a resume included.
-        stopped: `finished`, `early`, `SIGINT` or `SIGTERM`.
+        stopped: `finished`, `early`, `time`, `SIGINT` or `SIGTERM`.
         first_step_at: `time.time()` when the first step was done, None without steps.
         train_seconds: time in steps, without compilation and evaluation.
         compile_seconds: time in compiling the step, in this call.
         examples_per_second: compilation left out.
         skipped: steps that were left out, since they were not finite.
+        waiting_share: the part of `train_seconds` in which the device waited for data.
 
     Times and counts are those of the whole run, what was resumed included.
     """
@@ -52,6 +53,7 @@ class Fitted(NamedTuple):
     compile_seconds: float
     examples_per_second: float
     skipped: int
+    waiting_share: float
 
 
 def fit(
@@ -71,6 +73,8 @@ def fit(
     patience: int | None = None,
     skip_nonfinite: bool = False,
     resident_bytes: int | None = None,
+    seconds: float | None = None,
+    save_seconds: float = 600.0,
     progress: Progress | None = None,
 ) -> Fitted:
     """Trains to the end of `epochs`, from wherever `state.step` stands.
@@ -91,7 +95,7 @@ def fit(
         seed: of the order of the examples.
         evaluator: computes test loss and accuracy.
         learning_rate: the optimizer's schedule, for the records.
-        checkpoints: where to save after each epoch and at a stop.
+        checkpoints: where to save after each epoch, at a stop, and now and then.
         records: those of the epochs already done, when resuming.
         resumed: the metadata of the checkpoint that is resumed: the sums of the
             epoch's steps so far, times and counts.
@@ -100,6 +104,9 @@ def fit(
         skip_nonfinite: whether the step skips what is not finite, so that going on
             makes sense.
         resident_bytes: data up to this size stays on the device, see `feeding.make`.
+        seconds: end after the step in which so many seconds were trained, compilation
+            and evaluation left out.
+        save_seconds: how often to save in the middle of an epoch.
         progress: where to show progress.
 
     Raises:
@@ -142,6 +149,8 @@ def fit(
             epochs=epochs,
             batch_size=batch_size,
             skip_nonfinite=skip_nonfinite,
+            seconds=math.inf if seconds is None else seconds,
+            save_seconds=save_seconds,
             on_record=on_record,
             records=list(records),
             skipped=(resumed or {}).get("skipped", 0),
@@ -171,6 +180,8 @@ class _Loop:
     epochs: int
     batch_size: int
     skip_nonfinite: bool
+    seconds: float
+    save_seconds: float
     on_record: Callable[[Record], None]
     records: list[Record]
     skipped: int
@@ -186,16 +197,22 @@ class _Loop:
         for epoch in range(int(self.state.step) // self.feed.steps, self.epochs):
             if _waited(self.records, patience):
                 return "early"
+            if self._late:
+                return "time"
             sums, whole = self._steps(epoch, sums, requests)
             totals, counted, _ = _read(sums)
-            if whole:
+            if whole or (self._late and requests.received is None):
                 self._conclude(epoch, totals, counted)
                 sums = self.zero
             else:
                 self._save(None, {**totals, "count": counted})
             if requests.received is not None:
                 return requests.received.name
-        return "finished"
+        return "time" if self._late else "finished"
+
+    @property
+    def _late(self) -> bool:
+        return self.clock.seconds >= self.seconds
 
     def fitted(self, stopped: str) -> Fitted:
         return Fitted(
@@ -207,6 +224,7 @@ class _Loop:
             compile_seconds=self.clock.compile_seconds,
             examples_per_second=self.clock.rate,
             skipped=self.skipped,
+            waiting_share=self.clock.waiting_share,
         )
 
     def _steps(
@@ -214,7 +232,8 @@ class _Loop:
     ) -> tuple[feeding.Sums, bool]:
         """Runs the rest of an epoch's steps; returns whether it came to its end."""
         place = int(self.state.step) - epoch * self.feed.steps
-        while place < self.feed.steps and requests.received is None:
+        saved = self.clock.seconds
+        while place < self.feed.steps and requests.received is None and not self._late:
             with _memory_advice(
                 f"use a smaller batch_size than {self.batch_size}, or accumulate "
                 "gradients with optax.MultiSteps"
@@ -232,12 +251,16 @@ class _Loop:
                 raise self._diverged(f"the loss at step {bad} is not finite", bad)
             means = _means(totals, counted)
             self.shown.update(epoch, place, self.clock.rate, means)
+            due = self.clock.seconds - saved >= self.save_seconds
+            if due and place < self.feed.steps:
+                self._save(None, {**totals, "count": counted})
+                saved = self.clock.seconds
         return sums, place == self.feed.steps
 
     def _conclude(self, epoch: int, totals: Mapping[str, float], counted: int) -> None:
-        """Evaluates, records and saves at the end of an epoch."""
+        """Evaluates, records and saves at the end of an epoch, or of the time."""
         step = int(self.state.step)
-        self.skipped += self.feed.steps - counted
+        self.skipped += step - epoch * self.feed.steps - counted
         if counted == 0:
             raise self._diverged(f"every step of epoch {epoch + 1} was skipped", step)
         tested = self.evaluate(self.state.variables)
@@ -296,6 +319,7 @@ class _Clock:
     ) -> None:
         self._feed, self._batch_size = feed, batch_size
         self._compiled_before = feed.chunk.compile_seconds
+        self._waited_before: float = resumed.get("waited", 0.0)
         self._steps: int = resumed.get("timed_steps", 0)
         self._chunk = 1
         self.seconds: float = resumed.get("seconds", 0.0)
@@ -311,9 +335,22 @@ class _Clock:
         """Time that this clock saw compilation take."""
         return self._feed.chunk.compile_seconds - self._compiled_before
 
+    @property
+    def _waited(self) -> float:
+        return self._waited_before + self._feed.waited
+
+    @property
+    def waiting_share(self) -> float:
+        """Part of the time in steps that the device waited for data."""
+        return self._waited / self.seconds if self.seconds else 0.0
+
     def metadata(self) -> dict[str, Any]:
         """What a clock needs to continue this one."""
-        return {"seconds": self.seconds, "timed_steps": self._steps}
+        return {
+            "seconds": self.seconds,
+            "timed_steps": self._steps,
+            "waited": self._waited,
+        }
 
     def chunk_steps(self) -> int:
         """How many steps to ask for next; starts the clock."""
