@@ -10,7 +10,7 @@ import difflib
 import fnmatch
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -279,15 +279,27 @@ def summary(
     held = select(variables["params"], frozen) if frozen else ()
     frozen_count = sum(math.prod(leaves[name].shape) for name in held)
     total = count(leaves)
-    jaxpr = jax.make_jaxpr(model.apply)(variables, image)
     return Summary(
         rows=rows,
         total=total,
         trainable=total - frozen_count,
         frozen=frozen_count,
         bytes=nbytes(leaves),
-        flops=2 * _multiply_adds(jaxpr.jaxpr),
+        flops=flops(model.apply, variables, image),
     )
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> int:
+    """FLOPs of a function's convolutions and matrix products, none of it computed.
+
+    As `summary` counts them: two for each multiply-add of a plain convolution or
+    product, whatever it is lowered to.
+
+    Args:
+        function: of trees of arrays, such as a training step.
+        arguments: such trees, or their shapes and types.
+    """
+    return 2 * _multiply_adds(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def _output_shape(captured: Any) -> tuple[int, ...]:

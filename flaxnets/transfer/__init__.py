@@ -5,6 +5,8 @@ from flaxnets.transfer.certificate import certificate as certificate
 from flaxnets.transfer.certificate import fingerprint as fingerprint
 from flaxnets.transfer.modes import MODES as MODES
 from flaxnets.transfer.modes import frozen_globs as frozen_globs
+from flaxnets.transfer.modes import layers as layers
 from flaxnets.transfer.modes import scale_updates as scale_updates
 from flaxnets.transfer.plan import Plan as Plan
 from flaxnets.transfer.plan import transplanted as transplanted
+from flaxnets.transfer.thawing import thawed as thawed

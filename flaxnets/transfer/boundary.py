@@ -6,8 +6,12 @@ epoch. What they hand to the operations above, a picture's features, can be comp
 once.
 """
 
+import hashlib
+import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets import errors, ops, params
+from flaxnets.data import arrays
+from flaxnets.data.augmentation import Augmentation
 from flaxnets.models import freezing
 from flaxnets.train.evaluation import as_float
-from flaxnets.transfer import program
+from flaxnets.transfer import program, store
 from flaxnets.transfer.program import Kind
 
 
@@ -44,6 +50,7 @@ class Boundary:
         self.frozen = frozenset(frozen)
         self.image_shape = tuple(image_shape)
         self.apply_whole = freezing.apply_frozen(model, self.frozen)
+        self._cuts: dict[Any, program.Program] = {}
         # As many pixels at a time as suit networks of 224x224.
         parts = max(1, 8 * 224**2 // math.prod(self.image_shape[:2]))
         # One function, so that what is compiled of it is kept.
@@ -56,19 +63,37 @@ class Boundary:
         return sum(math.prod(shape) for shape in self._shapes(self._cut(variables, 1)))
 
     def features(
-        self, variables: Any, images: np.ndarray, *, batch_size: int = 32
+        self,
+        variables: Any,
+        images: np.ndarray,
+        *,
+        batch_size: int = 32,
+        augment: Augmentation | None = None,
+        views: int = 1,
+        key: jax.Array | None = None,
+        folder: Path | None = None,
     ) -> np.ndarray:
-        """What lies below the boundary, f32[N, D], of images [N, H, W, C].
+        """What lies below the boundary, f32[N * views, D], of images [N, H, W, C].
 
         Args:
             variables: of the whole network.
-            images: uint8, or float32 as the network takes them.
+            images: uint8, or float32 as the network takes them; an array, or
+                `data.Pictures`.
             batch_size: images at a time.
+            augment: `(key, images f32[B, H, W, C]) -> images`, of the same size.
+            views: how often each image is augmented and looked at; the features of
+                all images come before those of the next view.
+            key: of the augmentation.
+            folder: where features are kept in files, under a key of the weights,
+                images and operations that they come from; where such a file is
+                there, it is used. Without a folder they are computed, and in memory.
 
         Raises:
             ArgumentError: images of another shape, or a frozen part that looks at
-                several images together, so that its output is not an image's own.
+                several images together, so that its output is not an image's own; or
+                views without an augmentation and its key.
             DataError: no images.
+            RunFolderError: the file cannot be written.
         """
         if images.shape[1:] != self.image_shape:
             raise errors.ArgumentError(
@@ -77,16 +102,101 @@ class Boundary:
             )
         if len(images) == 0:
             raise errors.DataError("no images: the first dimension is 0")
-        if len(images) > 1:
-            self._check_alone(variables, images[:2])
-        parts = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            missing = batch_size - len(batch)
-            if start and missing:
-                batch = np.concatenate([batch, batch[:1].repeat(missing, axis=0)])
-            parts.append(np.asarray(self._below(variables, batch)))
-        return np.concatenate(parts)[: len(images)]
+        if (
+            views < 1
+            or (views > 1 or augment is not None)
+            and (augment is None or key is None)
+        ):
+            raise errors.ArgumentError(
+                f"views is {views}, augment {augment} and key {key}; several views "
+                "need an augmentation, and an augmentation needs a key"
+            )
+        size = self.size(variables)
+        shape = (views * len(images), size)
+        pieces = self._pieces(variables, images, batch_size, augment, views, key)
+        if folder is not None:
+            drawn = (augment, views, key, batch_size)
+            name = self._key(variables, images, None if augment is None else drawn)
+            return store.kept(folder, name, shape, pieces)
+        found = np.empty(shape, np.float32)
+        row = 0
+        for piece in pieces:
+            found[row : row + len(piece)] = piece
+            row += len(piece)
+        return found
+
+    def _pieces(
+        self,
+        variables: Any,
+        images: np.ndarray,
+        batch_size: int,
+        augment: Augmentation | None,
+        views: int,
+        key: jax.Array | None,
+    ) -> Iterator[np.ndarray]:
+        """Features of one batch after the other, of one view after the other."""
+        changed = None if augment is None else jax.jit(augment)
+        batch_size = min(batch_size, len(images) + 1)
+        # The first image goes along with every batch, to see that its company is
+        # nothing to it.
+        carried = min(1, batch_size - 1)
+        fresh = batch_size - carried
+        places = itertools.product(range(views), range(0, len(images), fresh))
+        probe = unchanged = images[:1].repeat(batch_size, axis=0)
+        if changed is not None:
+            probe = np.asarray(as_float(jnp.asarray(probe)))
+
+        def read() -> tuple[int, int, np.ndarray] | None:
+            view, start = next(places, (None, 0))
+            return (
+                None if view is None else (view, start, images[start : start + fresh])
+            )
+
+        expected = None
+        # The next batch is read, and decoded, while the device works on one.
+        with ThreadPoolExecutor(1) as reader:
+            promise = reader.submit(read)
+            while (found := promise.result()) is not None:
+                promise = reader.submit(read)
+                view, start, batch = found
+                count = len(batch)
+                if changed is not None and key is not None:
+                    own = jax.random.fold_in(jax.random.fold_in(key, view), start)
+                    whole = np.concatenate([batch, unchanged[: fresh - count]])
+                    batch = np.asarray(changed(own, as_float(jnp.asarray(whole))))
+                    batch = batch[:count]
+                together = np.concatenate([batch, probe[: batch_size - count]])
+                features = np.asarray(self._below(variables, together))
+                if carried:
+                    expected = features[-1] if expected is None else expected
+                    _check_alone(expected, features[-1])
+                yield features[:count]
+            if carried and len(images) <= fresh and views == 1:
+                _check_alone(expected, np.asarray(self._below(variables, probe))[-1])
+
+    def _key(
+        self, variables: Any, images: np.ndarray, drawn: tuple[Any, ...] | None
+    ) -> str:
+        """A SHA-256 of all that features depend on, and of nothing else."""
+        cut = self._cut(variables, 1)
+        leaves = jax.tree.leaves(variables)
+        digest = hashlib.sha256()
+        for text in cut.described(cut.boundary):
+            digest.update(text.encode())
+        # The first input is the images.
+        for place, kind in enumerate(self._kinds(variables), start=1):
+            if kind == Kind.CONSTANT:
+                value = np.asarray(leaves[place - 1])
+                digest.update(f"{place} {value.dtype} {value.shape}".encode())
+                digest.update(np.ascontiguousarray(value).data)
+        arrays.update_digest(digest, images)
+        if drawn is not None:
+            augment, views, key, batch_size = drawn
+            batch = jax.ShapeDtypeStruct((batch_size, *self.image_shape), jnp.float32)
+            digest.update(program.described(augment, key, batch).encode())
+            digest.update(f"{views} {batch_size}".encode())
+            digest.update(np.asarray(jax.random.key_data(key)).tobytes())
+        return digest.hexdigest()
 
     def apply(
         self,
@@ -143,6 +253,13 @@ class Boundary:
 
     def _cut(self, variables: Any, batch: int) -> program.Program:
         """The network in training, its boundary where it also lies outside of it."""
+        leaves, structure = jax.tree.flatten(variables)
+        kind = (batch, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if kind not in self._cuts:
+            self._cuts[kind] = self._traced(variables, batch)
+        return self._cuts[kind]
+
+    def _traced(self, variables: Any, batch: int) -> program.Program:
         key = jax.eval_shape(lambda: jax.random.key(0))
         collections = [name for name in variables if name != "params"]
         training = self._program(
@@ -216,13 +333,12 @@ class Boundary:
                 )
         return [feature.shape[1:] for feature in found]
 
-    def _check_alone(self, variables: Any, images: np.ndarray) -> None:
-        """Raises an ArgumentError where an image's features depend on another's."""
-        found = np.asarray(self._below(variables, images))[0]
-        alone = np.asarray(self._below(variables, images[[0, 0]]))[0]
-        if not np.allclose(found, alone, rtol=1e-3, atol=1e-3 * np.abs(alone).max()):
-            raise errors.ArgumentError(
-                "the frozen part of this network gives an image other features beside "
-                "another image than alone, as batch normalisation does in training; "
-                "train it without stored features"
-            )
+
+def _check_alone(expected: Any, found: np.ndarray) -> None:
+    """Raises an ArgumentError where an image's features depend on another's."""
+    if not np.allclose(found, expected, rtol=1e-3, atol=1e-3 * np.abs(found).max()):
+        raise errors.ArgumentError(
+            "the frozen part of this network gives an image other features beside "
+            "other images, as batch normalisation does in training; train it without "
+            "stored features"
+        )

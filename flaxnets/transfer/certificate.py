@@ -8,6 +8,7 @@ import optax
 
 from flaxnets import params
 from flaxnets.train.state import State
+from flaxnets.transfer.plan import Plan
 
 
 def fingerprint(state: State, frozen: Collection[str]) -> str:
@@ -23,28 +24,29 @@ def fingerprint(state: State, frozen: Collection[str]) -> str:
 
 
 def certificate(
-    before: str,
-    state: State,
-    frozen: Collection[str],
-    optimizer: optax.GradientTransformation,
+    before: str, state: State, plan: Plan, optimizer: optax.GradientTransformation
 ) -> dict[str, Any]:
     """What a run can show for its freezing, as JSON.
 
     Args:
         before: the `fingerprint` at the run's beginning.
         state: at its end.
-        frozen: names of the frozen parameters.
+        plan: whose `frozen` parameters it held fast.
         optimizer: the run's.
 
     Returns:
         `frozen_leaves` and `frozen_parameters`, their numbers; `trained_leaves`, the
         others' names; `sha256_before`, `sha256_after` and `unchanged`;
-        `optimizer_bytes`, and `optimizer_bytes_saved` against training everything.
+        `optimizer_bytes`, and `optimizer_bytes_saved` against training everything;
+        `step_flops` of a picture, and `step_flops_avoided` against training
+        everything (see `Plan.flops`).
     """
     leaves = params.flatten(state.params)
-    after = fingerprint(state, frozen)
+    after = fingerprint(state, plan.frozen)
     held = params.nbytes(state.optimizer)
     everything = params.nbytes(jax.eval_shape(optimizer.init, state.params))
+    done, whole = plan.flops(state.variables)
+    frozen = set(plan.frozen)
     return {
         "frozen_leaves": len(frozen),
         "frozen_parameters": params.count([leaves[name] for name in frozen]),
@@ -54,4 +56,6 @@ def certificate(
         "unchanged": before == after,
         "optimizer_bytes": held,
         "optimizer_bytes_saved": everything - held,
+        "step_flops": done,
+        "step_flops_avoided": whole - done,
     }

@@ -64,24 +64,37 @@ def frozen_globs(
         return ()
     if mode == "feature_extraction":
         return (f"{prefix}**",)
+    found = layers(model, input_shape, body=body)
+    if up_to not in found:
+        close = difflib.get_close_matches(str(up_to), found, n=1)
+        hint = f"; did you mean {close[0]!r}" if close else ""
+        raise errors.ArgumentError(
+            f"no layer {up_to!r}{hint}; in the order of their calls there are: "
+            f"{', '.join(found)}"
+        )
+    return tuple(f"{prefix}{layer}/**" for layer in found[: found.index(up_to) + 1])
+
+
+def layers(
+    model: Any, input_shape: Sequence[int], *, body: str = "backbone"
+) -> tuple[str, ...]:
+    """Names of a body's layers with parameters, in the order of their calls.
+
+    What `up_to` can name.
+
+    Args:
+        model, input_shape, body: as for `frozen_globs`.
+    """
+    names = trees.flatten(trees.abstract(model, input_shape)["params"])
+    prefix = f"{body}/" if body else ""
     called = freezing.call_order(model, input_shape)
-    layers = [
-        path
+    return tuple(
+        path.removeprefix(prefix)
         for path in called
         if path.startswith(prefix)
         and "/" not in path.removeprefix(prefix)
         and any(name.startswith(f"{path}/") for name in names)
-    ]
-    last = f"{prefix}{up_to}"
-    if last not in layers:
-        known = [layer.removeprefix(prefix) for layer in layers]
-        close = difflib.get_close_matches(str(up_to), known, n=1)
-        hint = f"; did you mean {close[0]!r}" if close else ""
-        raise errors.ArgumentError(
-            f"no layer {up_to!r}{hint}; in the order of their calls there are: "
-            f"{', '.join(known)}"
-        )
-    return tuple(f"{layer}/**" for layer in layers[: layers.index(last) + 1])
+    )
 
 
 def scale_updates(factors: Mapping[str, float]) -> optax.GradientTransformation:

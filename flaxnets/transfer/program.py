@@ -97,6 +97,11 @@ class Program:
         places = {text: value for value, text in self._descriptions().items()}
         return [places[theirs[value]] for value in values]
 
+    def described(self, values: Sequence[int]) -> list[str]:
+        """How values come from the inputs: the same text for the same operations."""
+        texts = self._descriptions()
+        return [texts[value] for value in values]
+
     def _descriptions(self) -> dict[int, str]:
         """How each value comes from the inputs, where nothing trained is in it."""
         known = {value: f"input {place}" for place, value in enumerate(self.inputs)}
@@ -196,8 +201,20 @@ class Program:
                 eqns=[equation],
             )
             run = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
-            # Without addresses in memory, which differ between two traces.
-            text = re.sub(r" at 0x\w+", "", str(alone)) if kind < Kind.TRAINED else ""
+            text = _text(alone) if kind < Kind.TRAINED else ""
             operation = _Operation(text, run, tuple(taken), tuple(made))
             self._operations.append(operation)
         return [number(atom) for atom in jaxpr.outvars]
+
+
+def described(function: Callable[..., Any], *arguments: Any) -> str:
+    """A function's operations on arguments like these, and the numbers in them."""
+    closed = jax.make_jaxpr(function)(*arguments)
+    constants = [np.asarray(constant) for constant in closed.consts]
+    held = [f"{array.dtype} {array.shape} {array.tobytes()!r}" for array in constants]
+    return "\n".join([_text(closed.jaxpr), *held])
+
+
+def _text(jaxpr: Any) -> str:
+    """A jaxpr without addresses in memory, which differ between two traces."""
+    return re.sub(r" at 0x\w+", "", str(jaxpr))

@@ -156,8 +156,11 @@ def test_features_that_are_not_an_images_own_are_refused() -> None:
         model, params.select(variables["params"], "body/**"), SHAPE
     )
     images = np.random.default_rng(0).integers(0, 256, (4, *SHAPE), np.uint8)
-    with pytest.raises(errors.ArgumentError, match="beside another image"):
+    with pytest.raises(errors.ArgumentError, match="beside other images"):
         boundary.features(variables, images)
+    # Also where each batch is the first one's size.
+    with pytest.raises(errors.ArgumentError, match="beside other images"):
+        boundary.features(variables, images, batch_size=2)
 
 
 def test_wrong_shapes_are_named() -> None:

@@ -111,22 +111,20 @@ def test_a_certificate_after_steps_of_any_optimizer(optimizer) -> None:
     )
     shape = (1, 32, 32, 3)
     variables = params.initialize(model, jax.random.key(0), shape)
-    frozen = params.select(variables["params"], "backbone/**")
-    boundary = transfer.Boundary(model, frozen, shape[1:])
+    plan = transfer.Plan(model, shape[1:], "feature_extraction", stored=False)
+    frozen = plan.frozen
     state = train.create(variables, optimizer, key=jax.random.key(1), frozen=frozen)
     before = transfer.fingerprint(state, frozen)
     step = jax.jit(
-        train.make_step(
-            losses.classification(boundary.apply_whole), optimizer, frozen=frozen
-        )
+        train.make_step(losses.classification(plan.apply), optimizer, frozen=frozen)
     )
     batch = {
         "image": jax.random.uniform(jax.random.key(2), (4, *shape[1:])),
-        "label": jnp.array([0, 1, 0, 1]),
+        "label": jnp.array([0, 1, 0, 0]),
     }
     for _ in range(3):
         state, _ = step(state, batch)
-    found = transfer.certificate(before, state, frozen, optimizer)
+    found = transfer.certificate(before, state, plan, optimizer)
     assert found["unchanged"]
     assert found["sha256_before"] == found["sha256_after"] == before
     assert found["trained_leaves"] == ["head/logits/bias", "head/logits/kernel"]
@@ -134,6 +132,10 @@ def test_a_certificate_after_steps_of_any_optimizer(optimizer) -> None:
     held = params.nbytes(state.params["head"])
     assert found["optimizer_bytes"] <= 4 * held + 64
     assert found["optimizer_bytes_saved"] >= params.nbytes(state.params["backbone"])
+    # The body's forward pass once, and of the head two products more at most.
+    body = params.summary(models.build("resnet18", num_classes=None), shape).flops
+    assert found["step_flops"] == body + 2 * 2 * 512 * 2
+    assert found["step_flops_avoided"] > body
     # A changed statistic is a changed certificate.
     statistics = jax.tree.map(lambda leaf: leaf + 1, state.statistics)
     moved = transfer.fingerprint(state._replace(statistics=statistics), frozen)
