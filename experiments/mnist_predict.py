@@ -53,21 +53,29 @@ def run(request: Predict) -> int:
         variables, images
     )
     shares = train.probabilities(logits)
-    if request.json:
+    console.say(shown(request.images, shares, names, as_json=request.json))
+    return 0
+
+
+def shown(
+    images: Sequence[Path], shares: np.ndarray, names: Sequence[str], *, as_json: bool
+) -> str:
+    """Probabilities f[N, K] of pictures as bar charts, or as JSON."""
+    if as_json:
         found = [
             {
                 "image": str(path),
                 "class": names[int(share.argmax())],
                 "probabilities": dict(zip(names, share.tolist(), strict=True)),
             }
-            for path, share in zip(request.images, shares, strict=True)
+            for path, share in zip(images, shares, strict=True)
         ]
-        console.say(json.dumps(found, indent=1))
-        return 0
-    for path, share in zip(request.images, shares, strict=True):
-        console.say(f"{path}: {names[int(share.argmax())]}")
-        console.say(terminal.bars(share, names, ascii=terminal.plain_only()))
-    return 0
+        return json.dumps(found, indent=1)
+    lines = []
+    for path, share in zip(images, shares, strict=True):
+        lines.append(f"{path}: {names[int(share.argmax())]}")
+        lines.append(terminal.bars(share, names, ascii=terminal.plain_only()))
+    return "\n".join(lines)
 
 
 def chosen_step(checkpoints: train.Checkpoints, name: str) -> int | None:

@@ -279,7 +279,7 @@ class Mover:
         _whole(fitted)
         if self._plan.frozen:
             self.certificate = transfer.certificate(
-                before, fitted.state, self._plan.frozen, self._optimizer
+                before, fitted.state, self._plan, self._optimizer
             )
             if not self.certificate["unchanged"]:
                 raise AssertionError(f"{self.mode} changed a frozen parameter")
@@ -362,11 +362,7 @@ def write_report(
         )
         for row in result["table"]
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    text = "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in (heads, *cells)
-    )
+    text = html.table(heads, cells)
     html.write(
         folder.path("report.html"),
         "Transfer learning from digits 0-4 to digits 5-9",

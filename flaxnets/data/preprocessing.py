@@ -1,6 +1,7 @@
 """From a picture to what a pretrained network was trained on."""
 
 import dataclasses
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Literal
 
@@ -120,6 +121,15 @@ OF_LAYOUT = {
     "keras3": KERAS_CAFFE,
     "caffe": SQUEEZENET_CAFFE,
 }
+
+
+def from_config(fields: Mapping[str, Any]) -> Preprocessing:
+    """What `dataclasses.asdict` made of a preprocessing, also by way of JSON."""
+    whole = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in fields.items()
+    }
+    return Preprocessing(**whole)
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -48,6 +48,15 @@ class Section(NamedTuple):
     content: Path | str
 
 
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Plain text of a table, its columns right-aligned."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in (heads, *rows)
+    )
+
+
 def write(
     path: Path, title: str, *, summary: Mapping[str, Any], sections: Sequence[Section]
 ) -> None:

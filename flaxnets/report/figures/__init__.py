@@ -5,6 +5,7 @@ from flaxnets.report.figures.layers import feature_maps, kernels
 from flaxnets.report.figures.matrices import confusion
 from flaxnets.report.figures.results import (
     curves,
+    intervals,
     learning_curves,
     mistakes,
     samples,
@@ -14,6 +15,7 @@ __all__ = [
     "confusion",
     "curves",
     "feature_maps",
+    "intervals",
     "kernels",
     "learning_curves",
     "mistakes",

@@ -259,3 +259,39 @@ def mistakes(
         shown = f"of {len(labels):,} examples, these came closest to one"
     axes.set_title(f"{shown}. In brackets: the probability given to the class")
     return figure
+
+
+@drawing.styled
+def intervals(
+    names: Sequence[str],
+    values: Sequence[float],
+    bounds: Sequence[Sequence[float]],
+    title: str,
+) -> "Figure":
+    """Shares with their intervals, a line each, from the top down.
+
+    Args:
+        names: of the lines.
+        values: shares from 0 to 1.
+        bounds: lower and upper end of each interval.
+        title: of the figure.
+    """
+    figure = drawing.figure(8, 1.2 + 0.55 * len(names), title)
+    axes = figure.add_subplot()
+    axes.grid(axis="x")
+    for place, (value, (low, high)) in enumerate(zip(values, bounds, strict=True)):
+        colour = drawing.COLOURS[place % len(drawing.COLOURS)]
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot([value], [place], "o", color=colour)
+        axes.annotate(
+            f"{value:.1%}",
+            (value, place),
+            textcoords="offset points",
+            xytext=(0, 7),
+            horizontalalignment="center",
+            color=colour,
+        )
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.7)
+    axes.xaxis.set_major_formatter(drawing.percent())
+    return figure

@@ -1,0 +1,468 @@
+"""The lecture's second program: cats told from dogs by a pretrained network.
+
+    python -m experiments.cats_dogs --backbone vgg16
+    python -m experiments.cats_dogs --backbone squeezenet_caffe \
+        --weights squeezenet_v1_caffe.npz --mode all
+    python -m experiments.cats_dogs predict --run runs/cats-dogs photo.jpg
+    python -m experiments.cats_dogs table --weights squeezenet_v1_caffe.npz
+
+Any folder, or zip, with a folder of pictures a class does, with any number of classes.
+"""
+
+import dataclasses
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import cats_dogs_modes, cats_dogs_predict, cats_dogs_table
+from experiments import cats_dogs_setup as setup
+from flaxnets import console, data, errors, machine, params, train, transfer
+from flaxnets.report import figures, html
+from flaxnets.train import losses, metrics, optimizers, signals
+from flaxnets.transfer import modes
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a network on photographs, most of it already trained on others."""
+
+    data: Path | None = None
+    """A folder or zip with a folder of pictures a class; by default the lecture's cats
+    and dogs, downloaded once."""
+    backbone: str = "vgg16"
+    """The network whose body is used, as flaxnets.list_models() names it."""
+    weights: str = "imagenet"
+    """Its weights: a tag of python -m flaxnets.weights, a file, or none."""
+    mode: Literal[modes.Mode, "all"] = "feature_extraction"
+    """What is trained: only the head, the last layers too, everything, or everything
+    from scratch; or all four, one after the other."""
+    up_to: str | None = None
+    """The last layer that partial_fine_tuning freezes; by default four fifths of
+    them are frozen."""
+    head: setup.HeadName = "linear"
+    """linear: averages over the picture, then one layer. lecture: no averages, 50
+    hidden units."""
+    per_class: int | None = None
+    """How many training pictures of each class to use; all by default."""
+    epochs: int | None = None
+    """Passes over the training pictures; by default what suits the mode."""
+    seconds: float | None = None
+    """End training after so many seconds, at a constant learning rate; the pass that
+    computes stored features counts. With --mode all, those of each mode (120)."""
+    batch_size: int = 32
+    """Pictures per step."""
+    optimizer: str | None = None
+    """An optax optimizer by its name; by default what suits the mode."""
+    learning_rate: float | None = None
+    """The learning rate, or the schedule's peak."""
+    schedule: str | None = None
+    """constant, cosine, onecycle, linear or exponential."""
+    augment: setup.AugmentName = "none"
+    """Random changes of the training pictures: flip, or crop (and flip)."""
+    views: int = 4
+    """With an augmentation and stored features, how many versions of each picture."""
+    stored: bool = True
+    """Whether what lies below the frozen layers is computed once and kept."""
+    features: Path = dataclasses.field(default_factory=setup.default_features)
+    """The folder in which it is kept."""
+    on_bad_image: Literal["raise", "skip"] = "raise"
+    """What to do about a picture that cannot be read."""
+    device_limit_mb: int | None = None
+    """Stream pictures or features from the host that need more than this."""
+    seed: int = 0
+    """Of the head, the order of pictures, and the choice with --per-class."""
+    out: Path = Path("runs/cats-dogs")
+    """The run folder."""
+    resume: bool = False
+    """Go on with the run in --out."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+    device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
+    """Where to compute."""
+
+
+def run(config: Config) -> int:
+    """Trains in one mode, or in all, and reports; returns the exit code."""
+    if config.mode == "all":
+        return compare(config)
+    recipe = resolve(config, config.mode)
+    device = machine.select_device(config.device)
+    path = setup.located(config.data)
+    folder = data.image_folder(path, seed=config.seed)
+    listing = folder.train
+    if config.per_class is not None:
+        chosen = setup.few(listing.labels, config.per_class, config.seed)
+        listing = data.Listing(listing[place] for place in chosen.tolist())
+    steps = data.steps_per_epoch(len(listing), config.batch_size)
+    prepare = setup.preparation(config.backbone, config.weights)
+    shape = setup.image_shape(prepare)
+    classes = folder.class_names
+    model = setup.network(config.backbone, config.head, prepare, len(classes))
+    up_to = config.up_to
+    if config.mode == "partial_fine_tuning" and up_to is None:
+        up_to = setup.last_frozen(model, shape)
+    plan = transfer.Plan(model, shape, config.mode, up_to=up_to, stored=config.stored)
+    console.say(
+        f"data: {path}, {len(listing):,} pictures to train on and "
+        f"{len(folder.validation):,} to test with, of {', '.join(classes)}; on {device}"
+    )
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    pretrained = None
+    if config.mode != "scratch":
+        pretrained = setup.body(config.backbone, config.weights)
+    variables = setup.drawn(model, shape, keys[0], pretrained)
+    summary = params.summary(model, (1, *shape), frozen=plan.frozen)
+    console.say(str(summary))
+    pictures = {
+        name: data.Pictures(folder, part, prepare.cropped, on_bad=config.on_bad_image)
+        for name, part in (("train", listing), ("test", folder.validation))
+    }
+    described = {
+        "study": "cats_dogs",
+        **{
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(config)
+            if field.name not in _NOT_STORED
+        },
+        **dataclasses.asdict(recipe),
+        "up_to": up_to,
+        "pictures_sha256": [part.fingerprint() for part in pictures.values()],
+        "classes": list(classes),
+        "preprocessing": dataclasses.asdict(prepare),
+    }
+    with train.RunFolder.open(
+        config.out, described, resume=config.resume, overwrite=config.overwrite
+    ) as run_folder:
+        augment = setup.augmenting(config.augment, shape[0])
+        began = time.perf_counter()
+        dataset = seen(config, plan, variables, pictures, folder, augment, keys[2])
+        features_seconds = time.perf_counter() - began if plan.boundary else 0.0
+        if plan.boundary:
+            width = dataset.train.images.shape[1]
+            console.say(
+                f"features: {width:,} numbers a picture in {features_seconds:.1f} s"
+            )
+        optimizer, schedule = optimizers.make(
+            recipe.optimizer,
+            learning_rate=recipe.learning_rate,
+            schedule=recipe.schedule,
+            total_steps=recipe.epochs * steps,
+            momentum=recipe.momentum,
+        )
+        state = train.create(variables, optimizer, key=keys[1], frozen=plan.frozen)
+        before = transfer.fingerprint(state, plan.frozen)
+        evaluator = train.Evaluator(plan.apply, batch_size=100)
+        with train.Checkpoints(run_folder.path("checkpoints")) as checkpoints:
+            checkpoints.clean()
+            resumed, records = None, []
+            last = checkpoints.latest()
+            if run_folder.resumed:
+                records = run_folder.truncate_metrics(last or 0)
+                console.say(f"resuming at step {last or 0}")
+            if last is not None:
+                state = checkpoints.restore(state, last)
+                resumed = checkpoints.metadata(last)
+            left = None
+            if config.seconds is not None:
+                left = max(config.seconds - features_seconds, 1.0)
+            fitted = train.fit(
+                state,
+                train.make_step(
+                    losses.classification(
+                        plan.apply, augment=None if plan.boundary else augment
+                    ),
+                    optimizer,
+                    frozen=plan.frozen,
+                ),
+                dataset,
+                epochs=recipe.epochs,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                evaluator=evaluator,
+                learning_rate=schedule,
+                checkpoints=checkpoints,
+                records=records,
+                resumed=resumed,
+                on_record=run_folder.log,
+                resident_bytes=limit(config),
+                seconds=left,
+            )
+        if fitted.stopped.startswith("SIG"):
+            console.say(
+                f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; "
+                f"saved. Go on with: {resume_command(config)}"
+            )
+            return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
+        with signals.StopRequests():
+            result = {
+                "mode": config.mode,
+                "backbone": config.backbone,
+                "weights": config.weights,
+                "head": config.head,
+                "parameters": summary.total,
+                "trainable_parameters": summary.trainable,
+                "training_pictures": len(listing),
+                "epochs": len(fitted.records),
+                "stopped": fitted.stopped,
+                "seed": config.seed,
+                "features_seconds": features_seconds,
+                "train_seconds": fitted.train_seconds,
+                "compile_seconds": fitted.compile_seconds,
+                "waiting_share": fitted.waiting_share,
+                "peak_memory_bytes": machine.peak_memory_bytes(),
+                "backend": device.platform,
+                "versions": machine.versions(),
+            }
+            if plan.frozen:
+                result["freeze_certificate"] = transfer.certificate(
+                    before, fitted.state, plan, optimizer
+                )
+            result["skipped_pictures"] = {
+                name: sorted(part.skipped.values()) for name, part in pictures.items()
+            }
+            logits = evaluator.predict(fitted.state.variables, dataset.test.images)
+            finish(run_folder, result, pictures["test"], logits, classes, fitted)
+    return 0
+
+
+def compare(config: Config) -> int:
+    """Trains in all four modes, each in a process of its own."""
+    config = dataclasses.replace(config, seconds=config.seconds or 120.0)
+    commands = {}
+    for mode in transfer.MODES:
+        resolve(config, mode)
+        own = dataclasses.replace(config, mode=mode, out=config.out / mode)
+        commands[mode] = ["-m", "experiments.cats_dogs", *options(own)]
+    described = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.name not in _NOT_STORED
+    }
+    return cats_dogs_modes.compare(
+        config.out,
+        commands,
+        {"study": "cats_dogs_modes", **described},
+        resume=config.resume,
+        overwrite=config.overwrite,
+    )
+
+
+# What does not change the result, or is stored under another name.
+_NOT_STORED = {
+    "data",
+    "stored",
+    "features",
+    "device_limit_mb",
+    "out",
+    "resume",
+    "overwrite",
+    "device",
+}
+
+
+def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
+    """The mode's recipe, with the options that were given in its place."""
+    recipe = setup.RECIPES[mode]
+    if config.seconds is not None:
+        # How many steps there will be, nobody knows yet.
+        recipe = dataclasses.replace(recipe, epochs=10_000, schedule="constant")
+    given = {
+        name: getattr(config, name)
+        for name in ("epochs", "optimizer", "learning_rate", "schedule")
+        if getattr(config, name) is not None
+    }
+    if "optimizer" in given:
+        recipe = dataclasses.replace(recipe, momentum=None)
+    for name in ("epochs", "batch_size", "views"):
+        value = given.get(name, getattr(config, name))
+        if value is not None and value < 1:
+            raise errors.ArgumentError(
+                f"--{name.replace('_', '-')} is {value}, but must be at least 1"
+            )
+    if config.seconds is not None and not config.seconds > 0:
+        raise errors.ArgumentError(
+            f"--seconds is {config.seconds}, but must be a positive number"
+        )
+    return dataclasses.replace(recipe, **given)
+
+
+def seen(
+    config: Config,
+    plan: transfer.Plan,
+    variables: Any,
+    pictures: dict[str, data.Pictures],
+    folder: data.ImageFolder,
+    augment: Any,
+    key: jax.Array,
+) -> data.Dataset:
+    """What the network is trained on and tested with: features, or pictures."""
+    parts = {}
+    for name, part in pictures.items():
+        split = part.split()
+        changed = augment if name == "train" and plan.boundary else None
+        if plan.boundary is None:
+            parts[name] = setup.in_memory(split, limit(config) or 2 << 30)
+            continue
+        parts[name] = plan.seen(
+            variables,
+            split,
+            augment=changed,
+            views=1 if changed is None else config.views,
+            key=key,
+            folder=config.features,
+        )
+    return data.Dataset(
+        folder.path.stem,
+        parts["train"],
+        parts["test"],
+        folder.class_names,
+        f"{folder.path}",
+    )
+
+
+def finish(
+    run_folder: train.RunFolder,
+    result: dict[str, Any],
+    pictures: data.Pictures,
+    logits: np.ndarray,
+    classes: tuple[str, ...],
+    fitted: train.Fitted,
+) -> None:
+    """Leaves result, figures and report."""
+    labels = pictures.split().labels
+    tested = train.scores(logits, labels)
+    measured = metrics.report(logits, labels, len(classes))
+    low, high = measured["accuracy_interval"]
+    result = {
+        **result,
+        "test_accuracy": tested["accuracy"],
+        "test_loss": tested["loss"],
+        "metrics": measured,
+    }
+    run_folder.write_json("result.json", result)
+    probabilities = train.probabilities(logits)
+    own = probabilities[np.arange(len(labels)), labels]
+    worst = np.argsort(own, kind="stable")[:24]
+    drawn = {
+        "curves": (
+            "Loss and accuracy",
+            "Means over each epoch's training batches, and over all test pictures "
+            "after it.",
+            figures.curves(fitted.records),
+        ),
+        "confusion": (
+            "What is taken for what",
+            "Each row is a true class, each column a prediction, on the test pictures.",
+            figures.confusion(np.array(measured["confusion_matrix"]), classes),
+        ),
+        "mistakes": (
+            "The most wrong pictures",
+            "Test pictures to which the network gives the least probability of being "
+            "what they are.",
+            figures.mistakes(
+                pictures[worst], labels[worst], probabilities[worst], classes
+            ),
+        ),
+    }
+    run_folder.path("figures").mkdir(exist_ok=True)
+    sections = []
+    for name, (title, text, figure) in drawn.items():
+        path = run_folder.path(f"figures/{name}.png")
+        figures.save(figure, path)
+        sections.append(html.Section(title, text, path))
+    certificate = result.get("freeze_certificate")
+    if certificate:
+        shown = {
+            name: value
+            for name, value in certificate.items()
+            if name != "trained_leaves"
+        }
+        lines = "\n".join(f"{name:24} {value}" for name, value in shown.items())
+        sections.append(
+            html.Section(
+                "What was frozen",
+                "Frozen parameters and statistics before and after, as SHA-256, and "
+                "what was not done or kept for them.",
+                lines,
+            )
+        )
+    skipped = [line for lines in result["skipped_pictures"].values() for line in lines]
+    if skipped:
+        sections.append(
+            html.Section("Pictures that could not be read", "", "\n".join(skipped))
+        )
+    names = (
+        "mode",
+        "backbone",
+        "weights",
+        "head",
+        "test_accuracy",
+        "training_pictures",
+        "epochs",
+        "trainable_parameters",
+        "features_seconds",
+        "train_seconds",
+        "backend",
+    )
+    html.write(
+        run_folder.path("report.html"),
+        f"{' or '.join(classes)}: {tested['accuracy']:.2%} of the test pictures right",
+        summary={name: result[name] for name in names},
+        sections=sections,
+    )
+    for line in skipped:
+        console.say(f"skipped {line}")
+    console.say(
+        f"test accuracy {tested['accuracy']:.2%} (95 % interval {low:.2%} to "
+        f"{high:.2%}); report: {run_folder.path('report.html')}"
+    )
+
+
+def resume_command(config: Config) -> str:
+    """The command that goes on with a run."""
+    words = ["python", "-m", "experiments.cats_dogs"]
+    return shlex.join([*words, *options(config), "--resume"])
+
+
+def options(config: Config) -> list[str]:
+    """The options that make a config, those that begin or replace a run left out."""
+    words = []
+    default = Config()
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in ("resume", "overwrite"):
+            continue
+        if value == getattr(default, field.name):
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def limit(config: Config) -> int | None:
+    """The device limit in bytes."""
+    return None if config.device_limit_mb is None else config.device_limit_mb << 20
+
+
+def main() -> int:
+    """The command line: trains, predicts, or makes the table."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["predict"]:
+        return cats_dogs_predict.main(arguments[1:])
+    if arguments[:1] == ["table"]:
+        return cats_dogs_table.main(arguments[1:])
+    config = tyro.cli(Config, args=arguments, prog="python -m experiments.cats_dogs")
+    return run(config)
+
+
+if __name__ == "__main__":
+    console.run(main)
