@@ -4,10 +4,10 @@ import sys
 
 import tyro
 
-from experiments.benchmark import mnist, networks
+from experiments.benchmark import mnist, networks, transfer
 from flaxnets import console, errors
 
-BENCHMARKS = {"mnist": mnist, "networks": networks}
+BENCHMARKS = {"mnist": mnist, "networks": networks, "transfer": transfer}
 
 
 def main() -> int:

@@ -15,6 +15,11 @@ CHECK_STEPS = 20
 CHECK_BATCH = 128
 CHECK_TEST = 500
 
+# VGG-16 (Simonyan and Zisserman 2014, table 1, D): kernels and convolutions of each
+# block; and the lecture's head: units of the hidden layer, classes.
+VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
+HIDDEN, CLASSES = 50, 2
+
 
 def initial_weights(
     shape: tuple[int, ...], class_count: int, seed: int
@@ -39,12 +44,51 @@ def initial_weights(
     kernels["logits"] = (features, class_count)
     weights = {}
     for name, size in kernels.items():
-        window = int(np.prod(size[:-2]))
-        limit = np.sqrt(6 / (window * (size[-2] + size[-1])))
-        kernel = generator.uniform(-limit, limit, size)
-        weights[f"{name}/kernel"] = kernel.astype(np.float32)
+        weights[f"{name}/kernel"] = _glorot(generator, size)
         weights[f"{name}/bias"] = np.zeros(size[-1], np.float32)
     return weights
+
+
+def transfer_weights(side: int, seed: int) -> dict[str, np.ndarray]:
+    """VGG-16's convolutions and a new head, by the names in `models.WithHead`.
+
+    The backbone's kernels are normal with a variance of 2 over a unit's inputs (He et
+    al. 2015, equation 10), so that activations keep their size through the thirteen
+    ReLUs; the head's are Glorot's; biases are zero.
+
+    Args:
+        side: height and width of the pictures.
+        seed: of the kernels.
+    """
+    generator = np.random.default_rng(seed)
+    weights, channels = {}, 3
+    for block, (units, depth) in enumerate(VGG16, start=1):
+        for index in range(1, depth + 1):
+            shape = (3, 3, channels, units)
+            deviation = np.float32(np.sqrt(2 / (9 * channels)))
+            name = f"backbone/block{block}/conv{index}"
+            kernel = generator.standard_normal(shape, np.float32) * deviation
+            weights[f"{name}/kernel"] = kernel
+            weights[f"{name}/bias"] = np.zeros(units, np.float32)
+            channels = units
+    units = transfer_features(side)
+    for name, wanted in (("head/dense1", HIDDEN), ("head/logits", CLASSES)):
+        weights[f"{name}/kernel"] = _glorot(generator, (units, wanted))
+        weights[f"{name}/bias"] = np.zeros(wanted, np.float32)
+        units = wanted
+    return weights
+
+
+def transfer_features(side: int) -> int:
+    """Numbers that VGG-16 makes of a picture, after its five poolings."""
+    return (side // 2 ** len(VGG16)) ** 2 * VGG16[-1][0]
+
+
+def _glorot(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel [*window, in, out], uniform (Glorot and Bengio 2010, equation 16)."""
+    window = int(np.prod(shape[:-2]))
+    limit = np.sqrt(6 / (window * (shape[-2] + shape[-1])))
+    return generator.uniform(-limit, limit, shape).astype(np.float32)
 
 
 class Inputs:
@@ -112,6 +156,42 @@ class Inputs:
 
     def weights(self, seed: int) -> Path:
         """The initial parameters of a seed."""
+        return self._folder / f"weights-{seed}.npz"
+
+
+class TransferInputs:
+    """Writes the workers' files of a transfer into a folder.
+
+    Pictures are noise, each with a brightness of its own in each colour, since how long
+    the work takes does not depend on what they show.
+
+    Args:
+        folder: where.
+        pictures: how many to train on; their classes alternate.
+        side: height and width.
+        seeds: of the parameters; the first also of the pictures.
+    """
+
+    def __init__(self, folder: Path, pictures: int, side: int, seeds: range) -> None:
+        self._folder = folder
+        generator = np.random.default_rng(seeds.start)
+        shape = (pictures, side, side, 3)
+        noise = generator.integers(0, 256, shape, np.uint8)
+        brightness = generator.random((pictures, 1, 1, 3), np.float32)
+        images = (noise * brightness).astype(np.uint8)
+        train = data.Split(images, np.arange(pictures) % CLASSES)
+        # A data set must have something to test with.
+        _save(self.pictures, train, data.Split(*(part[:1] for part in train)))
+        for seed in seeds:
+            np.savez(self.weights(seed), **transfer_weights(side, seed))  # pyright: ignore[reportArgumentType]
+
+    @property
+    def pictures(self) -> Path:
+        """The pictures."""
+        return self._folder / "pictures.npz"
+
+    def weights(self, seed: int) -> Path:
+        """The parameters of a seed."""
         return self._folder / f"weights-{seed}.npz"
 
 

@@ -91,6 +91,50 @@ class NetworkJob:
         return np.random.default_rng(self.seed).integers(0, 1000, self.batch_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class TransferJob:
+    """One training of a new head on VGG-16, whose own layers are frozen.
+
+    Attributes:
+        kind: `train` (time of all epochs) or `check` (losses of the first one).
+        variant: see `Contender`.
+        batch_size: pictures per step.
+        device: `cpu`, `gpu` or `tpu`.
+        tf32: whether matrix products may round their inputs to TF32.
+        seed: of the order of the pictures.
+        data: an `.npz` in Keras's layout, uint8 [N, H, W, 3], a whole number of batches
+            to train on.
+        weights: an `.npz` of the parameters by flaxnets' names, `backbone/...` and
+            `head/...`.
+        epochs: passes over the pictures.
+        learning_rate: of SGD with a momentum of 0.9.
+        stored: whether the backbone sees each picture once, and the head is trained on
+            what it made of them; flaxnets alone is asked to.
+    """
+
+    kind: Literal["train", "check"]
+    variant: str
+    batch_size: int
+    device: str
+    tf32: bool
+    seed: int
+    data: str
+    weights: str
+    epochs: int
+    learning_rate: float
+    stored: bool
+
+
+AnyJob = Job | NetworkJob | TransferJob
+
+# The field that no other job has.
+_TOLD_BY: dict[str, type[AnyJob]] = {
+    "network": NetworkJob,
+    "stored": TransferJob,
+    "target": Job,
+}
+
+
 class NetworkMissing(Exception):
     """The library has no such network."""
 
@@ -136,7 +180,7 @@ class DeviceMissing(Exception):
     """The library sees no device of the kind that the job asks for."""
 
 
-def arrays(job: Job) -> Arrays:
+def arrays(job: Job | TransferJob) -> Arrays:
     """Reads the job's data."""
     with np.load(job.data) as found:
         return Arrays(
@@ -144,7 +188,7 @@ def arrays(job: Job) -> Arrays:
         )
 
 
-def weights(job: Job) -> dict[str, np.ndarray]:
+def weights(job: Job | TransferJob) -> dict[str, np.ndarray]:
     """Reads the job's initial parameters: convolutions HWIO, dense [in, out]."""
     with np.load(job.weights) as found:
         return dict(found)
@@ -160,8 +204,9 @@ def answer(**fields: Any) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def asked() -> tuple[str, Job | NetworkJob]:
+def asked() -> tuple[str, AnyJob]:
     """The contender's name and the job, from the worker's command line."""
     name, text = sys.argv[1:]
     fields = json.loads(text)
-    return name, (NetworkJob if "network" in fields else Job)(**fields)
+    (kind,) = (kind for field, kind in _TOLD_BY.items() if field in fields)
+    return name, kind(**fields)

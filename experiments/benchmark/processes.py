@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.contenders import Contender
-from experiments.benchmark.job import Job, NetworkJob
+from experiments.benchmark.job import AnyJob
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ TIMEOUT_SECONDS = 1800
 Outcome = dict[str, Any]
 
 
-def run(contender: Contender, job: Job | NetworkJob) -> Outcome:
+def run(contender: Contender, job: AnyJob) -> Outcome:
     """Starts a worker, waits for it, and returns what it answered.
 
     Returns:
@@ -59,9 +59,7 @@ def run(contender: Contender, job: Job | NetworkJob) -> Outcome:
     return outcome
 
 
-def environment(
-    contender: Contender, job: Job | NetworkJob, cache: Path
-) -> dict[str, str]:
+def environment(contender: Contender, job: AnyJob, cache: Path) -> dict[str, str]:
     """A worker's environment: its device, and compilation caches that begin empty."""
     variables = {**os.environ, **contender.environment}
     variables.pop("JAX_COMPILATION_CACHE_DIR", None)

@@ -216,14 +216,23 @@ def headed(lines: Sequence[Sequence[str]], result: dict) -> str:
     return f"{result['device']}, median of {rounds} rounds\n{_aligned(lines)}"
 
 
-def verdict(table: dict, what: str) -> str:
-    """The ratio to the fastest peer in a line of its own; nothing without peers."""
+def verdict(table: dict, what: str, bar: float | None = None) -> str:
+    """The ratio to the fastest peer in a line of its own; nothing without peers.
+
+    Args:
+        table: see `tabulated`.
+        what: the measure, in words.
+        bar: the ratio that flaxnets is held to.
+    """
     ratio = table["ratio_to_fastest_peer"]
     if ratio is None:
         return ""
+    held = ""
+    if bar is not None:
+        held = f", {'within' if ratio['median'] <= bar else 'above'} {bar:g}"
     return (
         f"\nflaxnets' {what} over that of the fastest peer, {table['fastest_peer']}: "
-        f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}){held}"
     )
 
 

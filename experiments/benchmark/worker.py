@@ -7,9 +7,10 @@ the parent started the process.
 import importlib
 import os
 from importlib import metadata, util
+from typing import Any
 
 from experiments.benchmark import job as jobs
-from experiments.benchmark.contenders import CONTENDERS, FLOOR
+from experiments.benchmark.contenders import CONTENDERS, FLOOR, Contender
 
 # Where a package's distribution has another name.
 _DISTRIBUTIONS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
@@ -25,12 +26,8 @@ def main() -> None:
             status="not installed", message=f"{', '.join(missing)} not installed"
         )
         return
-    ending = "_networks" if isinstance(job, jobs.NetworkJob) else ""
-    module = importlib.import_module(
-        f"experiments.benchmark.workers.{contender.module}{ending}"
-    )
     try:
-        measured = getattr(module, job.kind)(job)
+        measured = work(contender, job)
     except jobs.DeviceMissing as error:
         jobs.answer(status="no device", message=str(error))
         return
@@ -44,6 +41,18 @@ def main() -> None:
         visible_cpus=len(os.sched_getaffinity(0)),
         versions={package: version(package) for package in contender.requires},
     )
+
+
+def work(contender: Contender, job: jobs.AnyJob) -> dict[str, Any]:
+    """Does a contender's job, with its library alone."""
+    if isinstance(job, jobs.TransferJob):
+        transfer = importlib.import_module("experiments.benchmark.transfer")
+        return transfer.work(contender, job)
+    ending = "_networks" if isinstance(job, jobs.NetworkJob) else ""
+    module = importlib.import_module(
+        f"experiments.benchmark.workers.{contender.module}{ending}"
+    )
+    return getattr(module, job.kind)(job)
 
 
 def version(package: str) -> str:
