@@ -23,6 +23,7 @@ import tyro
 from experiments import cats_dogs_modes, cats_dogs_predict, cats_dogs_table
 from experiments import cats_dogs_setup as setup
 from flaxnets import console, data, errors, machine, params, train, transfer
+from flaxnets.data import preprocessing
 from flaxnets.report import figures, html
 from flaxnets.train import losses, metrics, optimizers, signals
 from flaxnets.transfer import modes
@@ -48,6 +49,12 @@ class Config:
     head: setup.HeadName = "linear"
     """linear: averages over the picture, then one layer. lecture: no averages, 50
     hidden units."""
+    size: int | None = None
+    """Pixels of a side of the pictures; by default what the weights were made with."""
+    pretrain: Literal["none", "rotation"] = "none"
+    """With --weights none: let the body first learn how the pictures were turned."""
+    pretrain_epochs: int = 10
+    """Passes over the pictures for that."""
     per_class: int | None = None
     """How many training pictures of each class to use; all by default."""
     epochs: int | None = None
@@ -89,9 +96,18 @@ class Config:
 
 def run(config: Config) -> int:
     """Trains in one mode, or in all, and reports; returns the exit code."""
-    if config.mode == "all":
+    mode = config.mode
+    if mode == "all":
         return compare(config)
-    recipe = resolve(config, config.mode)
+    recipe = resolve(config, mode)
+    if config.pretrain != "none" and (
+        config.weights != "none" or config.mode == "scratch"
+    ):
+        raise errors.ArgumentError(
+            f"--pretrain {config.pretrain} makes weights of its own, for --weights "
+            f"none and a --mode other than scratch; they are {config.weights} and "
+            f"{config.mode}"
+        )
     device = machine.select_device(config.device)
     path = setup.located(config.data)
     folder = data.image_folder(path, seed=config.seed)
@@ -100,23 +116,18 @@ def run(config: Config) -> int:
         chosen = setup.few(listing.labels, config.per_class, config.seed)
         listing = data.Listing(listing[place] for place in chosen.tolist())
     steps = data.steps_per_epoch(len(listing), config.batch_size)
-    prepare = setup.preparation(config.backbone, config.weights)
+    prepare = setup.preparation(config.backbone, config.weights, config.size)
     shape = setup.image_shape(prepare)
     classes = folder.class_names
     model = setup.network(config.backbone, config.head, prepare, len(classes))
     up_to = config.up_to
     if config.mode == "partial_fine_tuning" and up_to is None:
         up_to = setup.last_frozen(model, shape)
-    plan = transfer.Plan(model, shape, config.mode, up_to=up_to, stored=config.stored)
+    plan = transfer.Plan(model, shape, mode, up_to=up_to, stored=config.stored)
     console.say(
         f"data: {path}, {len(listing):,} pictures to train on and "
         f"{len(folder.validation):,} to test with, of {', '.join(classes)}; on {device}"
     )
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    pretrained = None
-    if config.mode != "scratch":
-        pretrained = setup.body(config.backbone, config.weights)
-    variables = setup.drawn(model, shape, keys[0], pretrained)
     summary = params.summary(model, (1, *shape), frozen=plan.frozen)
     console.say(str(summary))
     pictures = {
@@ -139,6 +150,13 @@ def run(config: Config) -> int:
     with train.RunFolder.open(
         config.out, described, resume=config.resume, overwrite=config.overwrite
     ) as run_folder:
+        keys = jax.random.split(jax.random.key(config.seed), 3)
+        pretrained, pretraining = None, None
+        if config.pretrain == "rotation":
+            pretrained, pretraining = turned(config, prepare, pictures)
+        elif config.mode != "scratch":
+            pretrained = setup.body(config.backbone, config.weights)
+        variables = setup.drawn(model, shape, keys[0], pretrained)
         augment = setup.augmenting(config.augment, shape[0])
         began = time.perf_counter()
         dataset = seen(config, plan, variables, pictures, folder, augment, keys[2])
@@ -219,6 +237,8 @@ def run(config: Config) -> int:
                 "backend": device.platform,
                 "versions": machine.versions(),
             }
+            if pretraining:
+                result["pretraining"] = pretraining
             if plan.frozen:
                 result["freeze_certificate"] = transfer.certificate(
                     before, fitted.state, plan, optimizer
@@ -279,7 +299,7 @@ def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
     }
     if "optimizer" in given:
         recipe = dataclasses.replace(recipe, momentum=None)
-    for name in ("epochs", "batch_size", "views"):
+    for name in ("epochs", "batch_size", "views", "pretrain_epochs"):
         value = given.get(name, getattr(config, name))
         if value is not None and value < 1:
             raise errors.ArgumentError(
@@ -290,6 +310,27 @@ def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
             f"--seconds is {config.seconds}, but must be a positive number"
         )
     return dataclasses.replace(recipe, **given)
+
+
+def turned(
+    config: Config,
+    prepare: preprocessing.Preprocessing,
+    pictures: dict[str, data.Pictures],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The body that learned from turned pictures; a resume does it again, the same."""
+    console.say("the body learns how pictures were turned")
+    learned, tested = (
+        setup.in_memory(pictures[name].split(), limit(config) or 2 << 30)
+        for name in ("train", "test")
+    )
+    return setup.rotation_pretrained(
+        config.backbone,
+        prepare,
+        data.Dataset("pictures", learned, tested, (), ""),
+        epochs=config.pretrain_epochs,
+        batch_size=config.batch_size,
+        seed=config.seed,
+    )
 
 
 def seen(

@@ -6,6 +6,7 @@ python -m experiments.cats_dogs table --weights squeezenet_v1_caffe.npz
 import dataclasses
 import io
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ class Config:
     """Draws of pictures for feature extraction and partial fine-tuning."""
     whole_draws: int = 1
     """Draws for fine-tuning and scratch, which train the whole network."""
+    least_steps: int = 150
+    """As many epochs as the mode's recipe says, but at least so many steps."""
     whole_steps: int = 160
     """The most steps of those two."""
     batch_size: int = 32
@@ -61,7 +64,7 @@ class Config:
 
 def run(config: Config) -> int:
     """Trains row after row, and reports."""
-    for name in ("draws", "whole_draws", "whole_steps", "batch_size"):
+    for name in ("draws", "whole_draws", "least_steps", "whole_steps", "batch_size"):
         if getattr(config, name) < 1:
             raise errors.ArgumentError(
                 f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
@@ -150,7 +153,8 @@ class Mover:
         pretrained: Mapping[str, Any] | None,
         pictures: Mapping[str, data.Pictures],
     ) -> None:
-        self.mode, self._config, self._folder = mode, config, folder
+        self.mode: Mode = mode
+        self._config, self._folder = config, folder
         self._pretrained = None if mode == "scratch" else pretrained
         self._shape = setup.image_shape(prepare)
         self._model = setup.network(
@@ -187,9 +191,10 @@ class Mover:
         batch = min(config.batch_size, len(chosen))
         recipe = setup.RECIPES[self.mode]
         per_epoch = data.steps_per_epoch(len(chosen), batch)
-        epochs = recipe.epochs
+        # With a handful of pictures an epoch is a step or two.
+        epochs = max(recipe.epochs, math.ceil(config.least_steps / per_epoch))
         if self._plan.boundary is None:
-            epochs = max(1, min(epochs * 10, config.whole_steps // per_epoch))
+            epochs = max(1, min(epochs, config.whole_steps // per_epoch))
         optimizer, schedule = optimizers.make(
             recipe.optimizer,
             learning_rate=recipe.learning_rate,

@@ -4,10 +4,15 @@ import sys
 
 import tyro
 
-from experiments.benchmark import mnist, networks, transfer
+from experiments.benchmark import mnist, networks, pictures, transfer
 from flaxnets import console, errors
 
-BENCHMARKS = {"mnist": mnist, "networks": networks, "transfer": transfer}
+BENCHMARKS = {
+    "mnist": mnist,
+    "networks": networks,
+    "pictures": pictures,
+    "transfer": transfer,
+}
 
 
 def main() -> int:

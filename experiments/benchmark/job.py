@@ -125,12 +125,34 @@ class TransferJob:
     stored: bool
 
 
-AnyJob = Job | NetworkJob | TransferJob
+@dataclasses.dataclass(frozen=True)
+class PicturesJob:
+    """Epochs of pictures read from a folder.
+
+    Attributes:
+        kind: `read`.
+        batch_size: pictures in a batch.
+        device: `cpu`.
+        seed: of their order.
+        folder: with a folder of pictures a class.
+        workers: of PyTorch's DataLoader.
+    """
+
+    kind: Literal["read"]
+    batch_size: int
+    device: str
+    seed: int
+    folder: str
+    workers: int
+
+
+AnyJob = Job | NetworkJob | TransferJob | PicturesJob
 
 # The field that no other job has.
 _TOLD_BY: dict[str, type[AnyJob]] = {
     "network": NetworkJob,
     "stored": TransferJob,
+    "workers": PicturesJob,
     "target": Job,
 }
 

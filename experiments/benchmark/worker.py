@@ -12,6 +12,9 @@ from typing import Any
 from experiments.benchmark import job as jobs
 from experiments.benchmark.contenders import CONTENDERS, FLOOR, Contender
 
+# Benchmarks that hold the parts of all libraries themselves.
+_WITH_ALL = ((jobs.TransferJob, "transfer"), (jobs.PicturesJob, "pictures"))
+
 # Where a package's distribution has another name.
 _DISTRIBUTIONS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
 
@@ -45,9 +48,10 @@ def main() -> None:
 
 def work(contender: Contender, job: jobs.AnyJob) -> dict[str, Any]:
     """Does a contender's job, with its library alone."""
-    if isinstance(job, jobs.TransferJob):
-        transfer = importlib.import_module("experiments.benchmark.transfer")
-        return transfer.work(contender, job)
+    for kind, name in _WITH_ALL:
+        if isinstance(job, kind):
+            module = importlib.import_module(f"experiments.benchmark.{name}")
+            return module.work(contender, job)
     ending = "_networks" if isinstance(job, jobs.NetworkJob) else ""
     module = importlib.import_module(
         f"experiments.benchmark.workers.{contender.module}{ending}"

@@ -151,3 +151,35 @@ def test_a_name_that_is_looked_up_for_ever_is_given_up(silent, monkeypatch) -> N
 def test_any_answer_counts_as_reachable(published) -> None:
     download.check_reachable(official.SOURCES["mnist"].base + "absent", 5.0)
     assert any(line.startswith("HEAD /mnist/absent") for line in published)
+
+
+def test_the_lectures_photographs_are_kept_with_their_digest(
+    published, monkeypatch, tmp_path: Path, capsys
+) -> None:
+    content = b"not really a zip" * 100
+    server = tmp_path / "server" / "cats_and_dogs_filtered.zip"
+    server.write_bytes(content)
+    base = official.SOURCES["mnist"].base.removesuffix("mnist/")
+    monkeypatch.setattr(official, "_CATS_AND_DOGS", base + server.name)
+    monkeypatch.setattr(official, "_CATS_AND_DOGS_BYTES", len(content))
+    path = data.cats_and_dogs()
+    assert path.read_bytes() == content
+    assert f"({len(content):,} bytes)" in capsys.readouterr().out
+    record = path.with_suffix(".sha256").read_text().strip()
+    assert record == hashlib.sha256(content).hexdigest()
+    # From now on only these bytes will do: others of the same size are fetched anew.
+    path.write_bytes(content[::-1])
+    assert data.cats_and_dogs().read_bytes() == content
+    # And a server that hands out others is not believed.
+    path.unlink()
+    server.write_bytes(content[::-1])
+    with pytest.raises(errors.DownloadError, match=f"by hand at {path}"):
+        data.cats_and_dogs()
+
+
+def test_the_lectures_photographs_are_looked_for_first(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("FLAXNETS_DATA", str(tmp_path))
+    (tmp_path / "cats_and_dogs_small.zip").touch()
+    assert data.cats_and_dogs() == tmp_path / "cats_and_dogs_small.zip"
+    (tmp_path / "cats_and_dogs_filtered.zip").touch()
+    assert data.cats_and_dogs() == tmp_path / "cats_and_dogs_filtered.zip"

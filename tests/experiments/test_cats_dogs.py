@@ -96,6 +96,20 @@ def test_all_modes_side_by_side_each_with_its_time(pictures: Path) -> None:
     assert "epoch" not in again.stdout.split("mode")[0]
 
 
+def test_without_weights_a_body_learns_from_turned_pictures(pictures: Path) -> None:
+    config = _config(pictures, size=32, pretrain="rotation", pretrain_epochs=2)
+    assert cats_dogs.run(config) == 0
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["pretraining"]["epochs"] == 2
+    assert 0 <= result["pretraining"]["turns_accuracy"] <= 1
+    assert result["freeze_certificate"]["unchanged"]
+    # The body is not the one that a run without it begins with.
+    plain = _config(pictures, size=32, out=pictures.parent / "plain")
+    assert cats_dogs.run(plain) == 0
+    other = json.loads((plain.out / "result.json").read_text())["freeze_certificate"]
+    assert other["sha256_before"] != result["freeze_certificate"]["sha256_before"]
+
+
 def test_the_table(pictures: Path) -> None:
     config = cats_dogs_table.Config(
         data=pictures,
@@ -128,6 +142,8 @@ def test_the_table(pictures: Path) -> None:
         ({"seconds": 0.0}, "--seconds is 0.0"),
         ({"up_to": "fire3"}, "up_to names the last frozen layer"),
         ({"mode": "partial_fine_tuning", "up_to": "fire12"}, "did you mean 'fire2'"),
+        ({"pretrain": "rotation", "mode": "scratch"}, "--pretrain rotation makes"),
+        ({"size": 16}, "--size is 16"),
         ({"data": Path("nowhere")}, "nowhere: there is no such folder or zip"),
     ],
 )

@@ -323,3 +323,17 @@ def test_a_full_disk_is_told_and_the_old_figure_stays(tmp_path: Path) -> None:
     )
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_intervals_are_drawn_where_they_are() -> None:
+    names, values = ("frozen", "whole"), (0.957, 0.6)
+    bounds = ((0.94, 0.97), (0.5, 0.7))
+    figure = figures.intervals(names, values, bounds, "Two ways")
+    (axes,) = figure.axes
+    for place, (value, ends) in enumerate(zip(values, bounds, strict=True)):
+        assert line(axes, 2 * place).tolist() == [[end, place] for end in ends]
+        assert line(axes, 2 * place + 1).tolist() == [[value, place]]
+    assert texts(figure) == ["95.7%", "60.0%"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(names)
+    # The first line is the upper one.
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]

@@ -129,3 +129,12 @@ def test_an_absent_folder_is_named(tmp_path: Path) -> None:
     path = tmp_path / "absent" / "report.html"
     with pytest.raises(errors.RunFolderError, match=f"{path}: cannot be written"):
         html.write(path, "new", summary={}, sections=[])
+
+
+def test_a_tables_columns_are_right_aligned() -> None:
+    text = html.table(("mode", "accuracy"), [("frozen", "95.7%"), ("all", "9.1%")])
+    assert text.splitlines() == [
+        "  mode  accuracy",
+        "frozen     95.7%",
+        "   all      9.1%",
+    ]
