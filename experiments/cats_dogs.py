@@ -454,7 +454,11 @@ def finish(
     html.write(
         run_folder.path("report.html"),
         f"{' or '.join(classes)}: {tested['accuracy']:.2%} of the test pictures right",
-        summary={name: result[name] for name in names},
+        summary={
+            **{name: result[name] for name in names},
+            "mode": result["mode"].replace("_", " "),
+            "weights": Path(result["weights"]).name,
+        },
         sections=sections,
     )
     for line in skipped:

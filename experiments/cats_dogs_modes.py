@@ -93,8 +93,10 @@ def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:
         folder.path("report.html"),
         f"The best of four modes: {best.replace('_', ' ')}",
         summary={
-            name: first[name]
-            for name in ("backbone", "weights", "head", "training_pictures")
+            "backbone": first["backbone"],
+            "weights": Path(first["weights"]).name,
+            "head": first["head"],
+            "training_pictures": first["training_pictures"],
         },
         sections=[
             html.Section(

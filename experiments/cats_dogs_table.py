@@ -297,7 +297,10 @@ def write_report(
     html.write(
         folder.path("report.html"),
         "Transfer with few and with many pictures",
-        summary={name: result[name] for name in ("backbone", "weights")},
+        summary={
+            "backbone": result["backbone"],
+            "weights": Path(result["weights"]).name,
+        },
         sections=[
             html.Section(
                 "Accuracy by the number of training pictures",

@@ -30,9 +30,11 @@ def confusion(matrix: np.ndarray, class_names: Sequence[str]) -> "Figure":
     names = [drawing.shortened(name, 20) for name in class_names]
     side = cell * count
     wrong = f"{matrix.sum() - np.trace(matrix):,} of {matrix.sum():,}"
+    # The matrix takes what height there is; the colour bar's, where there is none,
+    # would leave no room beside it.
     figure = drawing.figure(
         side + 3.2 + 0.07 * max(map(len, names)),
-        side + 1.7 + 0.07 * max(map(len, names)),
+        side + (1.7 if count > 2 else 0.9) + 0.07 * max(map(len, names)),
         f"What is taken for what: {wrong} wrong",
     )
     axes = figure.add_subplot()
