@@ -27,6 +27,8 @@ from flaxnets.transfer import modes
 # The last layer that `partial_fine_tuning` freezes.
 UP_TO = "conv2"
 CLASSES = 5
+# Above the number of any row.
+MOST_STEPS = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Config:
     """Of the first network, and of the first draw."""
     out: Path = Path("runs/transfer-digits")
     """The run folder."""
+    resume: bool = False
+    """Go on with the run in --out; the first network is trained again, the same."""
     overwrite: bool = False
     """Replace the run in --out."""
     device: Literal["auto", "cpu", "gpu", "tpu"] = "auto"
@@ -76,17 +80,23 @@ def run(config: Config) -> int:
         )
     console.say(f"data: {dataset.name}, {dataset.source}; on {device}")
     with train.RunFolder.open(
-        config.out, described(config, dataset), overwrite=config.overwrite
+        config.out,
+        described(config, dataset),
+        resume=config.resume,
+        overwrite=config.overwrite,
     ) as folder:
+        rows = folder.truncate_metrics(MOST_STEPS) if folder.resumed else []
         began = time.perf_counter()
         backbone, tested = first_network(config, source)
         console.say(f"digits 0 to 4: {tested:.2%} of the test pictures right")
         movers = [Mover(mode, config, backbone, target) for mode in transfer.MODES]
-        rows = []
-        for count, draw in itertools.product(config.per_class, range(config.seeds)):
+        everything = itertools.product(config.per_class, range(config.seeds))
+        for number, (count, draw) in enumerate(everything):
             few = drawn(target.train, count, config.seed + draw)
-            for mover in movers:
-                row = mover.move(few, count, config.seed + draw)
+            for place, mover in enumerate(movers, start=number * len(movers)):
+                if place < len(rows):
+                    continue
+                row = {"step": place, **mover.move(few, count, config.seed + draw)}
                 folder.log(row)
                 rows.append(row)
             if draw == config.seeds - 1:
@@ -99,7 +109,9 @@ def run(config: Config) -> int:
             "seeds": config.seeds,
             "table": table(rows),
             "freeze_certificates": {
-                mover.mode: mover.certificate for mover in movers if mover.certificate
+                row["mode"]: row["freeze_certificate"]
+                for row in rows
+                if row["freeze_certificate"]
             },
             "seconds": time.perf_counter() - began,
             "peak_memory_bytes": machine.peak_memory_bytes(),
@@ -133,7 +145,7 @@ def _check(config: Config) -> None:
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """The stored config."""
     fields = dataclasses.asdict(config)
-    del fields["out"], fields["overwrite"], fields["device"]
+    del fields["out"], fields["resume"], fields["overwrite"], fields["device"]
     return {
         "study": "transfer_digits",
         **fields,
@@ -220,7 +232,6 @@ class Mover:
         self, mode: modes.Mode, config: Config, backbone: Any, target: data.Dataset
     ) -> None:
         self.mode = mode
-        self.certificate: dict[str, Any] | None = None
         self._config, self._backbone, self._target = config, backbone, target
         shape = target.train.images.shape[1:]
         self._model = models.WithHead(
@@ -277,11 +288,12 @@ class Mover:
             progress=progress.Progress(1, config.steps, stream=io.StringIO()),
         )
         _whole(fitted)
+        certificate = None
         if self._plan.frozen:
-            self.certificate = transfer.certificate(
+            certificate = transfer.certificate(
                 before, fitted.state, self._plan, self._optimizer
             )
-            if not self.certificate["unchanged"]:
+            if not certificate["unchanged"]:
                 raise AssertionError(f"{self.mode} changed a frozen parameter")
         return {
             "mode": self.mode,
@@ -290,6 +302,7 @@ class Mover:
             "test_accuracy": fitted.records[-1]["test_accuracy"],
             "test_loss": fitted.records[-1]["test_loss"],
             "seconds": fitted.train_seconds + features_seconds,
+            "freeze_certificate": certificate,
         }
 
 

@@ -41,6 +41,19 @@ def test_it_leaves_a_table_a_figure_and_certificates(tmp_path: Path, capsys) -> 
     assert "data:image/png" in (out / "report.html").read_text()
     with pytest.raises(errors.RunFolderError, match="run"):
         transfer_digits.run(_config(out))
+    # Stopped in the middle, it goes on with the rows that are missing.
+    lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (out / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
+    (out / "result.json").unlink()
+    assert transfer_digits.run(_config(out, resume=True)) == 0
+    again = json.loads((out / "result.json").read_text())
+    times = {"seconds"}
+    assert [{k: row[k] for k in row.keys() - times} for row in again["table"]] == [
+        {k: row[k] for k in row.keys() - times} for row in result["table"]
+    ]
+    assert again["freeze_certificates"].keys() == certificates.keys()
+    kept = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
+    assert kept[:3] == lines[:3] and len(kept) == len(lines)
 
 
 @pytest.mark.parametrize(
