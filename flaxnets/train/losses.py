@@ -12,6 +12,7 @@ from flaxnets.train.evaluation import as_float
 from flaxnets.train.state import Batch, Loss, Metrics, Tree
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def cross_entropy(
@@ -78,6 +79,7 @@ def classification(
     *,
     label_smoothing: float = 0.0,
     augment: Augmentation | None = None,
+    mix: Mix | None = None,
 ) -> Loss:
     """The loss of a classifier, with its accuracy as a metric.
 
@@ -85,29 +87,43 @@ def classification(
         apply: a Linen module's `apply`, returning `(logits, endpoints)`.
         label_smoothing: see `cross_entropy`.
         augment: `(key, images f32[B, H, W, C]) -> images`, applied in training.
+        mix: `(key, images, targets f32[B, K]) -> (images, targets)`, applied after
+            `augment` and before the smoothing, such as `flaxnets.data.mixing.mixup`.
 
     Returns:
         `(params, statistics, batch, key) -> (f32[], (statistics, metrics))` on batches
-        `{"image": uint8 or f32[B, H, W, C], "label": int[B]}`; the metrics are `loss`
-        and `accuracy`, means over the batch.
+        `{"image": uint8 or f32[B, H, W, C], "label": int[B] or f32[B, K]}`, or with
+        features f32[B, ...] for images where `apply` takes them. The metrics are
+        `loss` and `accuracy`, means over the batch; right is the label with the
+        largest share in the target.
     """
 
     def loss(
         params: Tree, statistics: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        augment_key, dropout_key = jax.random.split(key)
-        images = as_float(batch["image"])
+        augment_key, dropout_key, mix_key = jax.random.split(key, 3)
+        images, labels = as_float(batch["image"]), batch["label"]
+
+        def run(images: jax.Array) -> Any:
+            return apply(
+                {"params": params, **statistics},
+                images,
+                train=True,
+                rngs={"dropout": dropout_key},
+                mutable=list(statistics),
+            )
+
         if augment is not None:
             images = augment(augment_key, images)
-        (logits, _), changed = apply(
-            {"params": params, **statistics},
-            images,
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=list(statistics),
-        )
+        if mix is not None:
+            if labels.ndim == 1:
+                # Only the network knows how many classes there are.
+                (logits, _), _ = jax.eval_shape(run, images)
+                labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.float32)
+            images, labels = mix(mix_key, images, labels)
+        (logits, _), changed = run(images)
         # A network that computes in bfloat16 is still judged in float32.
-        logits, labels = logits.astype(jnp.float32), batch["label"]
+        logits = logits.astype(jnp.float32)
         value = cross_entropy(logits, labels, label_smoothing=label_smoothing).mean()
         truth = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         accuracy = (logits.argmax(axis=-1) == truth).mean()

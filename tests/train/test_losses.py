@@ -15,7 +15,7 @@ import pytest
 from scipy import special
 
 from flaxnets import errors, train
-from flaxnets.data import augmentation
+from flaxnets.data import augmentation, mixing
 from flaxnets.train import losses
 
 GENERATOR = np.random.default_rng(0)
@@ -196,6 +196,96 @@ def test_augmentation_sees_floats_between_0_and_1_and_is_used() -> None:
     value, _ = loss(*prepared(model), BATCH, KEY)
     np.testing.assert_allclose(seen, PIXELS[None] / 255, rtol=1e-6)
     assert value == pytest.approx(np.log(3), rel=1e-6), "blank images have no evidence"
+
+
+def halves(key: jax.Array, images: jax.Array, targets: jax.Array) -> Any:
+    """A mixture by hand: 0.7 of each example and 0.3 of the next."""
+    return tuple(0.7 * x + 0.3 * jnp.roll(x, -1, axis=0) for x in (images, targets))
+
+
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_mixed_examples_are_held_against_mixed_labels(one_hot: bool) -> None:
+    """Mixed, then smoothed; right is the label of the larger share."""
+    model = Classifier()
+    parameters, statistics = prepared(model)
+    label = jax.nn.one_hot(BATCH["label"], 3) if one_hot else BATCH["label"]
+    loss = losses.classification(model.apply, label_smoothing=0.2, mix=halves)
+    batch = {"image": BATCH["image"], "label": label}
+    value, (_, metrics) = jax.jit(loss)(parameters, statistics, batch, KEY)
+    rows = PIXELS.reshape(8, 16).astype(np.float64) / 255
+    labels = np.asarray(BATCH["label"])
+    mixed = 0.7 * rows + 0.3 * np.roll(rows, -1, axis=0)
+    logits = mixed @ np.asarray(parameters["logits"]["kernel"], np.float64)
+    targets = np.eye(3)[labels]
+    targets = 0.7 * targets + 0.3 * np.roll(targets, -1, axis=0)
+    expected = reference(logits, 0.8 * targets + 0.2 / 3).mean()
+    assert value == pytest.approx(expected, rel=1e-5)
+    assert metrics["accuracy"] == np.mean(logits.argmax(axis=1) == labels)
+
+
+def test_the_larger_share_is_right_where_it_is_the_others() -> None:
+    def swapped(key: jax.Array, images: jax.Array, targets: jax.Array) -> Any:
+        return images, 0.2 * targets + 0.8 * jnp.roll(targets, 1, axis=0)
+
+    model = Classifier()
+    arguments = prepared(model)
+    _, (_, metrics) = losses.classification(model.apply, mix=swapped)(
+        *arguments, BATCH, KEY
+    )
+    turned = {**BATCH, "label": jnp.roll(BATCH["label"], 1)}
+    _, (_, expected) = losses.classification(model.apply)(*arguments, turned, KEY)
+    _, (_, other) = losses.classification(model.apply)(*arguments, BATCH, KEY)
+    assert metrics["accuracy"] == expected["accuracy"] != other["accuracy"]
+
+
+def test_mixing_comes_after_augmentation_and_changes_no_other_draw() -> None:
+    seen = []
+
+    def noted(key: jax.Array, images: jax.Array, targets: jax.Array) -> Any:
+        seen.append((images, targets))
+        return images, targets
+
+    model = Classifier(dropout=0.5)
+    augment = augmentation.shift(2)
+    plain = losses.classification(model.apply, augment=augment)
+    mixed = losses.classification(model.apply, augment=augment, mix=noted)
+    arguments = (*prepared(model), BATCH, KEY)
+    np.testing.assert_allclose(mixed(*arguments)[0], plain(*arguments)[0], rtol=1e-6)
+    ((images, targets),) = seen
+    assert images.dtype == targets.dtype == jnp.float32
+    assert np.any(images != PIXELS / np.float32(255)), "shifted before"
+    np.testing.assert_array_equal(targets, np.eye(3)[np.asarray(BATCH["label"])])
+
+
+def test_features_are_mixed_as_images_are() -> None:
+    """From the mixture's key: another for each step, the same for the same step."""
+    model = Classifier()
+    loss = losses.classification(model.apply, mix=mixing.mixup(1.0))
+    features = BATCH["image"].reshape(8, 16).astype(jnp.float32) / 255
+    batch = {"image": features, "label": BATCH["label"]}
+    arguments = prepared(model)
+    found = [loss(*arguments, batch, key)[0] for key in jax.random.split(KEY, 4)]
+    again = [loss(*arguments, BATCH, key)[0] for key in jax.random.split(KEY, 4)]
+    np.testing.assert_allclose(found, again, rtol=1e-6)
+    assert len({float(value) for value in found}) == 4
+    with pytest.raises(errors.ArgumentError, match="cutmix needs images"):
+        losses.classification(model.apply, mix=mixing.cutmix(1.0))(
+            *arguments, batch, KEY
+        )
+
+
+def test_a_step_with_mixing_trains_in_a_scan() -> None:
+    model = Classifier(norm=True, dropout=0.2)
+    parameters, statistics = prepared(model)
+    optimizer = optax.adam(0.1)
+    mix = mixing.one_of(mixing.mixup(0.2), mixing.cutmix(1.0), probability=0.5)
+    step = train.make_step(losses.classification(model.apply, mix=mix), optimizer)
+    state = train.create({"params": parameters, **statistics}, optimizer, key=KEY)
+    _, metrics = jax.lax.scan(lambda s, _: step(s, BATCH), state, None, length=150)
+    assert np.all(np.isfinite(metrics["loss"]))
+    # Mixed batches cannot be fitted, the others can.
+    assert metrics["accuracy"][-50:].mean() > 0.6
+    assert metrics["loss"][-50:].mean() < metrics["loss"][:5].mean()
 
 
 def test_a_bfloat16_network_is_judged_in_float32() -> None:
