@@ -53,15 +53,16 @@ class Config:
     """Pixels of a side of the pictures; by default what the weights were made with."""
     pretrain: Literal["none", "rotation"] = "none"
     """With --weights none: let the body first learn how the pictures were turned."""
-    pretrain_epochs: int = 10
-    """Passes over the pictures for that."""
+    pretrain_epochs: int | None = None
+    """Passes over the pictures for that (10)."""
     per_class: int | None = None
     """How many training pictures of each class to use; all by default."""
     epochs: int | None = None
     """Passes over the training pictures; by default what suits the mode."""
     seconds: float | None = None
-    """End training after so many seconds, at a constant learning rate; the pass that
-    computes stored features counts. With --mode all, those of each mode (120)."""
+    """End after so many seconds of training and evaluation, at a constant learning
+    rate; the pass that computes stored features counts. With --mode all, those of each
+    mode (120)."""
     batch_size: int = 32
     """Pictures per step."""
     optimizer: str | None = None
@@ -72,8 +73,9 @@ class Config:
     """constant, cosine, onecycle, linear or exponential."""
     augment: setup.AugmentName = "none"
     """Random changes of the training pictures: flip, or crop (and flip)."""
-    views: int = 4
-    """With an augmentation and stored features, how many versions of each picture."""
+    views: int | None = None
+    """With an augmentation and stored features, how many versions of each picture
+    (4)."""
     stored: bool = True
     """Whether what lies below the frozen layers is computed once and kept."""
     features: Path = dataclasses.field(default_factory=setup.default_features)
@@ -158,13 +160,9 @@ def run(config: Config) -> int:
             pretrained = setup.body(config.backbone, config.weights)
         variables = setup.drawn(model, shape, keys[0], pretrained)
         augment = setup.augmenting(config.augment, shape[0])
-        began = time.perf_counter()
-        dataset = seen(config, plan, variables, pictures, folder, augment, keys[2])
-        features_seconds = time.perf_counter() - began if plan.boundary else 0.0
-        if plan.boundary:
-            width = dataset.train.images.shape[1]
-            console.say(
-                f"features: {width:,} numbers a picture in {features_seconds:.1f} s"
+        if plan.boundary and augment is not None:
+            steps = data.steps_per_epoch(
+                len(listing) * views(config), config.batch_size
             )
         optimizer, schedule = optimizers.make(
             recipe.optimizer,
@@ -174,7 +172,6 @@ def run(config: Config) -> int:
             momentum=recipe.momentum,
         )
         state = train.create(variables, optimizer, key=keys[1], frozen=plan.frozen)
-        before = transfer.fingerprint(state, plan.frozen)
         evaluator = train.Evaluator(plan.apply, batch_size=100)
         with train.Checkpoints(run_folder.path("checkpoints")) as checkpoints:
             checkpoints.clean()
@@ -186,6 +183,19 @@ def run(config: Config) -> int:
             if last is not None:
                 state = checkpoints.restore(state, last)
                 resumed = checkpoints.metadata(last)
+            before = transfer.fingerprint(state, plan.frozen)
+            began = time.perf_counter()
+            # Of the body that is trained on, which a checkpoint may have brought.
+            dataset = seen(
+                config, plan, state.variables, pictures, folder, augment, keys[2]
+            )
+            features_seconds = time.perf_counter() - began if plan.boundary else 0.0
+            if plan.boundary:
+                width = dataset.train.images.shape[1]
+                console.say(
+                    f"features: {width:,} numbers a picture in "
+                    f"{features_seconds:.1f} s, kept in {config.features}"
+                )
             left = None
             if config.seconds is not None:
                 left = max(config.seconds - features_seconds, 1.0)
@@ -240,9 +250,12 @@ def run(config: Config) -> int:
             if pretraining:
                 result["pretraining"] = pretraining
             if plan.frozen:
-                result["freeze_certificate"] = transfer.certificate(
+                certificate = transfer.certificate(
                     before, fitted.state, plan, optimizer
                 )
+                result["freeze_certificate"] = certificate
+                if not certificate["unchanged"]:
+                    raise AssertionError(f"{mode} changed a frozen parameter")
             result["skipped_pictures"] = {
                 name: sorted(part.skipped.values()) for name, part in pictures.items()
             }
@@ -256,13 +269,32 @@ def compare(config: Config) -> int:
     config = dataclasses.replace(config, seconds=config.seconds or 120.0)
     commands = {}
     for mode in transfer.MODES:
-        resolve(config, mode)
-        own = dataclasses.replace(config, mode=mode, out=config.out / mode)
+        own = dataclasses.replace(
+            config,
+            mode=mode,
+            out=config.out / mode,
+            # What is for one of the modes only.
+            up_to=config.up_to if mode == "partial_fine_tuning" else None,
+            pretrain="none" if mode == "scratch" else config.pretrain,
+            pretrain_epochs=None if mode == "scratch" else config.pretrain_epochs,
+            views=config.views if mode in _FREEZING and config.stored else None,
+        )
+        resolve(own, mode)
         commands[mode] = ["-m", "experiments.cats_dogs", *options(own)]
+    folder = data.image_folder(setup.located(config.data), seed=config.seed)
+    prepare = setup.preparation(config.backbone, config.weights, config.size)
     described = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.name not in _NOT_STORED
+        **{
+            field.name: getattr(config, field.name)
+            for field in dataclasses.fields(config)
+            if field.name not in _NOT_STORED
+        },
+        "pictures_sha256": [
+            data.Pictures(
+                folder, listing, prepare.cropped, on_bad=config.on_bad_image
+            ).fingerprint()
+            for listing in (folder.train, folder.validation)
+        ],
     }
     return cats_dogs_modes.compare(
         config.out,
@@ -273,10 +305,10 @@ def compare(config: Config) -> int:
     )
 
 
+_FREEZING = ("feature_extraction", "partial_fine_tuning")
 # What does not change the result, or is stored under another name.
 _NOT_STORED = {
     "data",
-    "stored",
     "features",
     "device_limit_mb",
     "out",
@@ -284,6 +316,20 @@ _NOT_STORED = {
     "overwrite",
     "device",
 }
+
+
+_NEEDS = {
+    "views": "it counts stored versions of augmented pictures, so it needs --augment, "
+    "a mode that freezes something, and no --no-stored",
+    "pretrain_epochs": "it needs --pretrain rotation",
+    "schedule": "with --seconds nobody knows how many steps there will be, so it needs "
+    "--epochs too",
+}
+
+
+def views(config: Config) -> int:
+    """Stored versions of each augmented picture."""
+    return config.views or 4
 
 
 def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
@@ -299,6 +345,16 @@ def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
     }
     if "optimizer" in given:
         recipe = dataclasses.replace(recipe, momentum=None)
+    whole = mode in ("fine_tuning", "scratch") or not config.stored
+    for name, useless in (
+        ("views", config.augment == "none" or whole),
+        ("pretrain_epochs", config.pretrain == "none"),
+        ("schedule", config.seconds is not None and config.epochs is None),
+    ):
+        if useless and getattr(config, name) is not None and config.mode != "all":
+            raise errors.ArgumentError(
+                f"--{name.replace('_', '-')} has no effect here: {_NEEDS[name]}"
+            )
     for name in ("epochs", "batch_size", "views", "pretrain_epochs"):
         value = given.get(name, getattr(config, name))
         if value is not None and value < 1:
@@ -327,7 +383,7 @@ def turned(
         config.backbone,
         prepare,
         data.Dataset("pictures", learned, tested, (), ""),
-        epochs=config.pretrain_epochs,
+        epochs=config.pretrain_epochs or 10,
         batch_size=config.batch_size,
         seed=config.seed,
     )
@@ -354,7 +410,7 @@ def seen(
             variables,
             split,
             augment=changed,
-            views=1 if changed is None else config.views,
+            views=1 if changed is None else views(config),
             key=key,
             folder=config.features,
         )

@@ -3,7 +3,9 @@
 python -m experiments.cats_dogs --mode all --seconds 120
 """
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from typing import Any
 
 from flaxnets import console, errors, train
 from flaxnets.report import figures, html
+from flaxnets.train import signals
 
 
 def compare(
@@ -36,7 +39,9 @@ def compare(
     with train.RunFolder.open(
         out, described, resume=resume, overwrite=overwrite
     ) as folder:
-        results = {}
+        results: dict[str, Any] = {}
+        # So that a resume sees that a run is here, and compares its options.
+        folder.write_json("result.json", {"modes": results})
         for mode, command in commands.items():
             path = folder.path(f"{mode}/result.json")
             if not (resume and path.exists()):
@@ -46,7 +51,7 @@ def compare(
                     words.append("--overwrite")
                 elif resume and path.parent.exists():
                     words.append("--resume")
-                code = subprocess.run(words).returncode
+                code = _ended(words)
                 if code in (130, 143):
                     return code
                 if code:
@@ -55,9 +60,24 @@ def compare(
                         "with --resume"
                     )
             results[mode] = json.loads(path.read_text())
-        folder.write_json("result.json", {"modes": results})
+            folder.write_json("result.json", {"modes": results})
         write_report(folder, results)
     return 0
+
+
+def _ended(words: Sequence[str]) -> int:
+    """Runs a command to its end, also where this process is asked to stop.
+
+    A terminal's Ctrl-C reaches the command too, which then saves; SIGTERM is handed on.
+    """
+    with signals.StopRequests() as requests, subprocess.Popen(words) as process:
+        told = False
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.wait(timeout=0.2)
+            if requests.received == signal.SIGTERM and not told:
+                process.terminate()
+                told = True
 
 
 def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:

@@ -220,7 +220,9 @@ class Mover:
             epochs=epochs,
             batch_size=batch,
             seed=seed,
-            evaluator=train.Evaluator(self._plan.apply, batch_size=len(few.labels)),
+            evaluator=train.Evaluator(
+                self._plan.apply, batch_size=min(100, len(few.labels))
+            ),
             learning_rate=schedule,
             progress=progress.Progress(epochs, per_epoch, stream=io.StringIO()),
         )

@@ -102,9 +102,10 @@ def laid_out(config: Config, folder: Path) -> int:
     Their names are made here, so that what a zip calls them does not matter.
     """
     found = data.image_folder(config.data)
-    # As many as `pictures` in all, of every class alike.
-    step = max(1, len(found.train) // config.pictures)
-    chosen = found.train[::step][: config.pictures]
+    # Of every class alike, which lie one after the other.
+    count = min(config.pictures, len(found.train))
+    places = np.linspace(0, len(found.train) - 1, count).astype(int)
+    chosen = [found.train[place] for place in places.tolist()]
     with folders.Source(found.path) as source:
         for number, (name, label) in enumerate(chosen):
             path = folder / f"{label:03}" / f"{number:06}{Path(name).suffix}"

@@ -6,6 +6,7 @@ absurd amounts of memory, is a DataError that names it.
 
 import contextlib
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,21 +91,36 @@ def opened(file: BinaryIO, name: str) -> "Iterator[ImageFile.ImageFile]":
         ) from error
 
 
+_strict_lock = threading.Lock()
+_strict = 0
+_restored: warnings.catch_warnings | None = None
+
+
 @contextlib.contextmanager
 def strict_warnings() -> Iterator[None]:
     """Makes Pillow's warning of a decompression bomb an error, and mutes its others.
 
-    Python's filters are those of the process: where threads decode, one that is done
-    would put back the filters that another still needs, unless this is entered around
-    them all.
+    Python's filters are those of the process, and threads decode: the first of them
+    to come changes the filters, the last to leave puts them back.
     """
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        # Anything else that Pillow warns of is either an error here or harmless.
-        warnings.simplefilter("ignore", UserWarning)
+    global _strict, _restored
+    with _strict_lock:
+        if _strict == 0:
+            _restored = warnings.catch_warnings()
+            _restored.__enter__()
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Anything else that Pillow warns of is either an error here or harmless.
+            warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
+        _strict += 1
+    try:
         yield
+    finally:
+        with _strict_lock:
+            _strict -= 1
+            if _strict == 0 and _restored is not None:
+                _restored.__exit__(None, None, None)
 
 
 def _unidentified(head: bytes) -> str:

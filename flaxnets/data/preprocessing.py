@@ -125,7 +125,7 @@ OF_LAYOUT = {
 
 def from_config(fields: Mapping[str, Any]) -> Preprocessing:
     """What `dataclasses.asdict` made of a preprocessing, also by way of JSON."""
-    whole = {
+    whole: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in fields.items()
     }

@@ -1,6 +1,7 @@
 """Pictures decoded when they are asked for, where all of them would not fit."""
 
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
@@ -87,13 +88,15 @@ class Pictures(Sequence[np.ndarray]):
         """A SHA-256 of the files' names, labels and bytes, and of how they look.
 
         Reads every file, but prepares a few pictures only: enough to tell another
-        size, crop, filter, or version of what decodes.
+        size, crop, filter, or version of what decodes. Where bad pictures are skipped,
+        it decodes all, and so completes `skipped`.
         """
         found = hashlib.sha256(repr(self.shape).encode())
-        for (name, label), digest in zip(
-            self._listing, self._mapped(self._digest, self._listing), strict=True
-        ):
-            found.update(os.fsencode(name) + f"\0{label}\0".encode() + digest)
+        with pictures.strict_warnings():
+            for (name, label), digest in zip(
+                self._listing, self._mapped(self._digest, range(len(self))), strict=True
+            ):
+                found.update(os.fsencode(name) + f"\0{label}\0".encode() + digest)
         step = max(1, len(self) // _SAMPLES)
         found.update(self[: step * _SAMPLES : step].tobytes())
         return found.hexdigest()
@@ -106,7 +109,7 @@ class Pictures(Sequence[np.ndarray]):
     def _one(self, place: int) -> np.ndarray:
         """The picture at a place, or one of its class in its stead."""
         label = self._listing.labels[place]
-        for other in (*range(place, len(self._listing)), *range(place)):
+        for other in itertools.chain(range(place, len(self)), range(place)):
             if self._listing.labels[other] != label or other in self.skipped:
                 continue
             name = self._listing[other][0]
@@ -135,12 +138,17 @@ class Pictures(Sequence[np.ndarray]):
                 found[row] = picture
         return found
 
-    def _digest(self, entry: tuple[str, int]) -> bytes:
+    def _digest(self, place: int) -> bytes:
+        name = self._listing[place][0]
         try:
-            return hashlib.sha256(self._source.content(entry[0])).digest()
-        except errors.DataError:
+            found = hashlib.sha256(self._source.content(name)).digest()
+            if self._skip:
+                self._source.picture(name)
+            return found
+        except errors.DataError as error:
             if not self._skip:
                 raise
+            self.skipped[place] = str(error)
             return b""
 
     def _mapped(

@@ -104,8 +104,8 @@ def fit(
         skip_nonfinite: whether the step skips what is not finite, so that going on
             makes sense.
         resident_bytes: data up to this size stays on the device, see `feeding.make`.
-        seconds: end after the step in which so many seconds were trained, compilation
-            and evaluation left out.
+        seconds: end after the steps in which so many seconds have passed in training,
+            evaluation and saving, compilation left out.
         save_seconds: how often to save in the middle of an epoch.
         progress: where to show progress.
 
@@ -202,7 +202,8 @@ class _Loop:
             sums, whole = self._steps(epoch, sums, requests)
             totals, counted, _ = _read(sums)
             if whole or (self._late and requests.received is None):
-                self._conclude(epoch, totals, counted)
+                with self.clock.beside():
+                    self._conclude(epoch, totals, counted, whole)
                 sums = self.zero
             else:
                 self._save(None, {**totals, "count": counted})
@@ -212,7 +213,7 @@ class _Loop:
 
     @property
     def _late(self) -> bool:
-        return self.clock.seconds >= self.seconds
+        return self.clock.passed >= self.seconds
 
     def fitted(self, stopped: str) -> Fitted:
         return Fitted(
@@ -251,16 +252,19 @@ class _Loop:
                 raise self._diverged(f"the loss at step {bad} is not finite", bad)
             means = _means(totals, counted)
             self.shown.update(epoch, place, self.clock.rate, means)
-            due = self.clock.seconds - saved >= self.save_seconds
+            due = self.clock.seconds - saved >= self.save_seconds and not self._late
             if due and place < self.feed.steps:
                 self._save(None, {**totals, "count": counted})
                 saved = self.clock.seconds
         return sums, place == self.feed.steps
 
-    def _conclude(self, epoch: int, totals: Mapping[str, float], counted: int) -> None:
+    def _conclude(
+        self, epoch: int, totals: Mapping[str, float], counted: int, whole: bool
+    ) -> None:
         """Evaluates, records and saves at the end of an epoch, or of the time."""
         step = int(self.state.step)
-        self.skipped += step - epoch * self.feed.steps - counted
+        if whole:
+            self.skipped += self.feed.steps - counted
         if counted == 0:
             raise self._diverged(f"every step of epoch {epoch + 1} was skipped", step)
         tested = self.evaluate(self.state.variables)
@@ -275,12 +279,15 @@ class _Loop:
             "examples_per_second": self.clock.rate,
             "seconds": self.clock.seconds,
         }
+        # Of an epoch that was broken off by its time, and goes on.
+        if self.records and self.records[-1]["epoch"] == record["epoch"]:
+            self.records.pop()
         self.records.append(record)
         try:
             self.on_record(record)
         except errors.RunFolderError as error:
             self.shown.say(f"warning: {error}; training goes on")
-        self._save(tested["accuracy"], None)
+        self._save(tested["accuracy"], None if whole else {**totals, "count": counted})
         self.shown.say(_line(record, self.epochs))
 
     def _save(self, metric: float | None, partial: dict[str, float] | None) -> None:
@@ -322,6 +329,7 @@ class _Clock:
         self._waited_before: float = resumed.get("waited", 0.0)
         self._steps: int = resumed.get("timed_steps", 0)
         self._chunk = 1
+        self._beside: float = resumed.get("beside", 0.0)
         self.seconds: float = resumed.get("seconds", 0.0)
         self.first_step_at: float | None = None
 
@@ -334,6 +342,18 @@ class _Clock:
     def compile_seconds(self) -> float:
         """Time that this clock saw compilation take."""
         return self._feed.chunk.compile_seconds - self._compiled_before
+
+    @property
+    def passed(self) -> float:
+        """Seconds in steps, and beside them."""
+        return self.seconds + self._beside
+
+    @contextlib.contextmanager
+    def beside(self) -> Iterator[None]:
+        """Counts time that is not spent in steps."""
+        start = time.perf_counter()
+        yield
+        self._beside += time.perf_counter() - start
 
     @property
     def _waited(self) -> float:
@@ -350,6 +370,7 @@ class _Clock:
             "seconds": self.seconds,
             "timed_steps": self._steps,
             "waited": self._waited,
+            "beside": self._beside,
         }
 
     def chunk_steps(self) -> int:

@@ -4,9 +4,10 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from flaxnets import errors
@@ -103,6 +104,60 @@ def make(
         options["eps"] = epsilon
     rates = _rates(schedule, learning_rate, total_steps, warmup_steps)
     return maker(rates, **options), rates
+
+
+class LookaheadState(NamedTuple):
+    """What `lookahead` holds: the inner optimizer's state, and the slow weights."""
+
+    fast: Any
+    slow: Any
+    count: jax.Array
+
+
+def lookahead(
+    optimizer: optax.GradientTransformation, *, period: int, step_size: float
+) -> optax.GradientTransformation:
+    """Every few steps, goes back some way to where it was (Zhang et al. 2019).
+
+    The same steps as `optax.lookahead`'s, whose parameters come in pairs, fast and
+    slow, which no network takes; here the slow ones are part of the state.
+
+    Args:
+        optimizer: makes the fast steps.
+        period: fast steps between two slow ones.
+        step_size: of the slow steps: the share of the way that is kept.
+    """
+    if period < 1 or not 0 <= step_size <= 1:
+        raise errors.ArgumentError(
+            f"lookahead's period is {period} and its step_size {step_size}, but must "
+            "be at least 1 and between 0 and 1"
+        )
+
+    def init(params: Any) -> LookaheadState:
+        # Copies, since training gives the parameters' buffers away.
+        slow = jax.tree.map(jnp.copy, params)
+        return LookaheadState(optimizer.init(params), slow, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Any, state: Any, params: Any = None
+    ) -> tuple[Any, LookaheadState]:
+        updates, fast = optimizer.update(updates, state.fast, params)
+        count = state.count + 1
+        due = count % period == 0
+
+        def moved(slow: jax.Array, param: jax.Array, update: jax.Array) -> jax.Array:
+            return jnp.where(due, slow + step_size * (param + update - slow), slow)
+
+        slow = jax.tree.map(moved, state.slow, params, updates)
+        updates = jax.tree.map(
+            lambda update, new, param: jnp.where(due, new - param, update),
+            updates,
+            slow,
+            params,
+        )
+        return updates, LookaheadState(fast, slow, count)
+
+    return optax.GradientTransformation(init, update)
 
 
 def kernels_only(params: Any) -> Any:

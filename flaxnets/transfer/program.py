@@ -3,12 +3,14 @@
 import enum
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.extend import core
+
+from flaxnets import errors
 
 
 class Kind(enum.IntEnum):
@@ -106,8 +108,7 @@ class Program:
         """How each value comes from the inputs, where nothing trained is in it."""
         known = {value: f"input {place}" for place, value in enumerate(self.inputs)}
         for value, constant in self._constants.items():
-            array = np.asarray(constant)
-            known[value] = f"{array.dtype} {array.shape} {array.tobytes()!r}"
+            (known[value],) = _held([constant])
         for operation in self._operations:
             if self._kind(operation) < Kind.TRAINED:
                 sources = [known[value] for value in operation.inputs]
@@ -210,11 +211,40 @@ class Program:
 def described(function: Callable[..., Any], *arguments: Any) -> str:
     """A function's operations on arguments like these, and the numbers in them."""
     closed = jax.make_jaxpr(function)(*arguments)
-    constants = [np.asarray(constant) for constant in closed.consts]
-    held = [f"{array.dtype} {array.shape} {array.tobytes()!r}" for array in constants]
-    return "\n".join([_text(closed.jaxpr), *held])
+    return "\n".join([_text(closed.jaxpr), *_held(closed.consts)])
 
 
 def _text(jaxpr: Any) -> str:
-    """A jaxpr without addresses in memory, which differ between two traces."""
-    return re.sub(r" at 0x\w+", "", str(jaxpr))
+    """A jaxpr, and the numbers in those inside it.
+
+    Without addresses in memory, which differ between two traces.
+    """
+    return "\n".join([re.sub(r" at 0x\w+", "", str(jaxpr)), *_numbers(jaxpr)])
+
+
+def _numbers(jaxpr: Any) -> Iterator[str]:
+    """The constants of the jaxprs inside a jaxpr, of which its text tells no values.
+
+    Raises:
+        ArgumentError: it calls back to Python, whose results nobody can foresee.
+    """
+    for equation in jaxpr.eqns:
+        if "callback" in equation.primitive.name:
+            raise errors.ArgumentError(
+                f"below the frozen boundary there is a {equation.primitive.name}, "
+                "which may give something else each time; train this network without "
+                "stored features"
+            )
+        for parameter in equation.params.values():
+            several = parameter if isinstance(parameter, tuple | list) else [parameter]
+            for value in several:
+                if hasattr(value, "consts"):
+                    yield from _held(value.consts)
+                inner = getattr(value, "jaxpr", value)
+                if hasattr(inner, "eqns"):
+                    yield from _numbers(inner)
+
+
+def _held(constants: Iterable[Any]) -> list[str]:
+    arrays = [np.asarray(constant) for constant in constants]
+    return [f"{array.dtype} {array.shape} {array.tobytes()!r}" for array in arrays]

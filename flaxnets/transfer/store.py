@@ -1,5 +1,6 @@
 """Features in files, each under a key of everything that they come from."""
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterable
@@ -33,25 +34,29 @@ def kept(
     """
     path = folder / f"{key[:32]}.npy"
     record = path.with_suffix(".json")
-    if path.exists() and record.exists():
-        if (found := _mapped(path, record, shape)) is not None:
-            return found
-        console.say(f"{path}: is damaged; its features are computed again")
     with files.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as fresh, fresh.open("wb") as file:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        digest = hashlib.sha256()
-        # Written and not mapped, since a full disk ends a process that maps.
-        for piece in pieces:
-            content = np.ascontiguousarray(piece, "<f4").data
-            digest.update(content)
-            file.write(content)
-    described = {"key": key, "shape": shape, "sha256": digest.hexdigest()}
-    with files.replacing(record) as fresh:
-        fresh.write_text(json.dumps(described, indent=1))
-    return np.load(path, mmap_mode="r")
+        lock = path.with_suffix(".lock").open("w")
+    # Of two runs that want the same features, one computes them, and one waits.
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists() and record.exists():
+            if (found := _mapped(path, record, shape)) is not None:
+                return found
+            console.say(f"{path}: is damaged; its features are computed again")
+        with files.replacing(path) as fresh, fresh.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            digest = hashlib.sha256()
+            # Written and not mapped, since a full disk ends a process that maps.
+            for piece in pieces:
+                content = np.ascontiguousarray(piece, "<f4").data
+                digest.update(content)
+                file.write(content)
+        described = {"key": key, "shape": shape, "sha256": digest.hexdigest()}
+        with files.replacing(record) as fresh:
+            fresh.write_text(json.dumps(described, indent=1))
+        return np.load(path, mmap_mode="r")
 
 
 def _mapped(path: Path, record: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -59,7 +64,7 @@ def _mapped(path: Path, record: Path, shape: tuple[int, int]) -> np.ndarray | No
     try:
         expected = json.loads(record.read_text())["sha256"]
         found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     if found.shape != shape or found.dtype != np.float32:
         return None

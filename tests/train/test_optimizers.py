@@ -178,3 +178,26 @@ def test_schedules_begin_and_end_as_documented(schedule, first, last) -> None:
 def test_bad_options_are_named(options, message: str) -> None:
     with pytest.raises(errors.ArgumentError, match=message):
         make(**options)
+
+
+def test_lookahead_takes_optaxs_steps() -> None:
+    params = {"kernel": jnp.array([[1.0, -2.0], [3.0, 0.5]]), "bias": jnp.ones(2)}
+
+    def gradient(params: Any, step: int) -> Any:
+        return jax.tree.map(lambda leaf: jnp.sin(leaf + step), params)
+
+    ours = optimizers.lookahead(optax.adam(0.1), period=3, step_size=0.5)
+    theirs = optax.lookahead(optax.adam(0.1), sync_period=3, slow_step_size=0.5)
+    pair = optax.LookaheadParams.init_synced(params)
+    state, other = ours.init(params), theirs.init(pair)
+    for step in range(8):
+        updates, state = ours.update(gradient(params, step), state, params)
+        params = optax.apply_updates(params, updates)
+        updates, other = theirs.update(gradient(pair.fast, step), other, pair)
+        pair = optax.apply_updates(pair, updates)
+        for name in params:
+            # Sums in another order.
+            np.testing.assert_allclose(params[name], pair.fast[name], rtol=1e-5)
+            np.testing.assert_allclose(state.slow[name], pair.slow[name], rtol=1e-5)
+    with pytest.raises(errors.ArgumentError, match="period is 0"):
+        optimizers.lookahead(optax.adam(0.1), period=0, step_size=0.5)

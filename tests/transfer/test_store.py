@@ -1,8 +1,11 @@
 """Features in files: the same as computed, found again, and never those of others."""
 
+import hashlib
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -44,8 +47,6 @@ def test_a_file_holds_what_was_computed_and_is_used(tmp_path: Path) -> None:
     changed = np.load(path) + 1
     np.save(path, changed)
     record = json.loads(path.with_suffix(".json").read_text())
-    import hashlib
-
     record["sha256"] = hashlib.sha256(changed.tobytes()).hexdigest()
     path.with_suffix(".json").write_text(json.dumps(record))
     again = _plan().seen(variables, split, batch_size=4, folder=tmp_path)
@@ -75,6 +76,66 @@ def test_what_changed_is_noticed(what: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.images, expected.images)
 
 
+def test_numbers_inside_jitted_functions_are_part_of_the_key(tmp_path: Path) -> None:
+    """A jaxpr's text tells the shapes of such constants, but not their values."""
+    variables, split = _variables(), _split()
+
+    def prepared(value: float) -> transfer.Plan:
+        table = np.full((1, 1, 1, 3), value, np.float32)
+        inner = jax.checkpoint(jax.jit(lambda images: images + table))
+        return transfer.Plan(MODEL.clone(prepare=inner), SHAPE, "feature_extraction")
+
+    for value in (0.0, 0.5):
+        found = prepared(value).seen(variables, split, folder=tmp_path)
+        expected = prepared(value).seen(variables, split)
+        np.testing.assert_array_equal(found.images, expected.images)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+    def augmenting(value: float):
+        table = np.full((1, 1, 1, 3), value, np.float32)
+        return jax.jit(lambda key, images: images + table)
+
+    key = jax.random.key(0)
+    for value in (0.0, 0.5):
+        options = {"augment": augmenting(value), "key": key}
+        found = _plan().seen(variables, split, folder=tmp_path, **options)
+        expected = _plan().seen(variables, split, **options)
+        np.testing.assert_array_equal(found.images, expected.images)
+    assert len(list(tmp_path.glob("*.npy"))) == 4
+
+
+def test_what_calls_back_to_python_is_not_stored(tmp_path: Path) -> None:
+    def prepare(images):
+        shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+        return jax.pure_callback(np.negative, shape, images)
+
+    plan = transfer.Plan(MODEL.clone(prepare=prepare), SHAPE, "feature_extraction")
+    with pytest.raises(errors.ArgumentError, match="a pure_callback, which may give"):
+        plan.seen(_variables(), _split(), folder=tmp_path)
+
+
+def test_two_runs_at_once_compute_once_and_agree(tmp_path: Path) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    computed = []
+
+    def pieces(number: int):
+        computed.append(number)
+        began.set()
+        go_on.wait(20)
+        yield np.full((2, 3), 1.0, np.float32)
+
+    def run(number: int) -> np.ndarray:
+        return store.kept(tmp_path, "2" * 64, (2, 3), pieces(number))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(run, 0)
+        assert began.wait(20)
+        second = pool.submit(run, 1)
+        go_on.set()
+        assert first.result().tolist() == second.result().tolist() == [[1.0] * 3] * 2
+    assert computed == [0]
+
+
 def test_a_trained_head_changes_no_key(tmp_path: Path) -> None:
     variables, split = _variables(), _split()
     _plan().seen(variables, split, folder=tmp_path)
@@ -96,7 +157,7 @@ def test_the_key_is_the_same_in_another_process(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
-@pytest.mark.parametrize("damage", ["bit", "cut", "record", "other"])
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "record", "other"])
 def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path, capsys) -> None:
     pieces = [np.arange(6, dtype=np.float32).reshape(2, 3)] * 2
     key = "0" * 64
@@ -109,6 +170,8 @@ def test_a_damaged_file_is_computed_again(damage: str, tmp_path: Path, capsys) -
         path.write_bytes(content)
     elif damage == "cut":
         path.write_bytes(content[:-4])
+    elif damage == "empty":
+        path.write_bytes(b"")
     elif damage == "record":
         path.with_suffix(".json").write_text("{")
     else:
@@ -126,7 +189,7 @@ def test_nothing_is_left_of_what_failed(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         store.kept(tmp_path, "1" * 64, (2, 3), pieces())
-    assert list(tmp_path.iterdir()) == []
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
     (tmp_path / "file").touch()
     with pytest.raises(errors.RunFolderError, match="cannot be written"):
         store.kept(tmp_path / "file", "1" * 64, (1, 3), [np.zeros((1, 3))])
