@@ -194,22 +194,23 @@ class _Loop:
     ) -> str:
         """Runs epoch after epoch; returns why it stopped."""
         sums = _resumed(self.zero, partial)
+        if self._late:
+            return "time"
         for epoch in range(int(self.state.step) // self.feed.steps, self.epochs):
             if _waited(self.records, patience):
                 return "early"
-            if self._late:
-                return "time"
             sums, whole = self._steps(epoch, sums, requests)
             totals, counted, _ = _read(sums)
             if whole or (self._late and requests.received is None):
-                with self.clock.beside():
-                    self._conclude(epoch, totals, counted, whole)
+                late = self._conclude(epoch, totals, counted, whole)
                 sums = self.zero
+                if late and requests.received is None:
+                    return "time"
             else:
                 self._save(None, {**totals, "count": counted})
             if requests.received is not None:
                 return requests.received.name
-        return "time" if self._late else "finished"
+        return "finished"
 
     @property
     def _late(self) -> bool:
@@ -233,8 +234,10 @@ class _Loop:
     ) -> tuple[feeding.Sums, bool]:
         """Runs the rest of an epoch's steps; returns whether it came to its end."""
         place = int(self.state.step) - epoch * self.feed.steps
-        saved = self.clock.seconds
-        while place < self.feed.steps and requests.received is None and not self._late:
+        begun, saved = place, self.clock.seconds
+        while place < self.feed.steps and requests.received is None:
+            if self._late and place > begun:
+                break
             with _memory_advice(
                 f"use a smaller batch_size than {self.batch_size}, or accumulate "
                 "gradients with optax.MultiSteps"
@@ -260,14 +263,20 @@ class _Loop:
 
     def _conclude(
         self, epoch: int, totals: Mapping[str, float], counted: int, whole: bool
-    ) -> None:
-        """Evaluates, records and saves at the end of an epoch, or of the time."""
+    ) -> bool:
+        """Evaluates, records and saves at the end of an epoch, or of the time.
+
+        Returns:
+            Whether the time is over. By what is saved, so that a resume sees the same:
+            the time that saving takes counts from the next epoch on.
+        """
         step = int(self.state.step)
         if whole:
             self.skipped += self.feed.steps - counted
         if counted == 0:
             raise self._diverged(f"every step of epoch {epoch + 1} was skipped", step)
-        tested = self.evaluate(self.state.variables)
+        with self.clock.beside():
+            tested = self.evaluate(self.state.variables)
         if not (math.isfinite(tested["loss"]) or self.skip_nonfinite):
             raise self._diverged(f"the test loss after step {step} is not finite", step)
         record = {
@@ -287,8 +296,13 @@ class _Loop:
             self.on_record(record)
         except errors.RunFolderError as error:
             self.shown.say(f"warning: {error}; training goes on")
-        self._save(tested["accuracy"], None if whole else {**totals, "count": counted})
+        late = self._late
+        with self.clock.beside():
+            self._save(
+                tested["accuracy"], None if whole else {**totals, "count": counted}
+            )
         self.shown.say(_line(record, self.epochs))
+        return late
 
     def _save(self, metric: float | None, partial: dict[str, float] | None) -> None:
         metadata = {
