@@ -17,15 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import tyro
 
-from experiments import cats_dogs_modes, cats_dogs_predict, cats_dogs_table
+from experiments import (
+    cats_dogs_modes,
+    cats_dogs_predict,
+    cats_dogs_report,
+    cats_dogs_table,
+    commands,
+)
 from experiments import cats_dogs_setup as setup
 from flaxnets import console, data, errors, machine, params, train, transfer
 from flaxnets.data import preprocessing
-from flaxnets.report import figures, html
-from flaxnets.train import losses, metrics, optimizers, signals
+from flaxnets.train import losses, optimizers, signals
 from flaxnets.transfer import modes
 
 
@@ -218,7 +222,7 @@ def run(config: Config) -> int:
                 records=records,
                 resumed=resumed,
                 on_record=run_folder.log,
-                resident_bytes=limit(config),
+                resident_bytes=commands.bytes_of(config.device_limit_mb),
                 seconds=left,
             )
         if fitted.stopped.startswith("SIG"):
@@ -260,14 +264,16 @@ def run(config: Config) -> int:
                 name: sorted(part.skipped.values()) for name, part in pictures.items()
             }
             logits = evaluator.predict(fitted.state.variables, dataset.test.images)
-            finish(run_folder, result, pictures["test"], logits, classes, fitted)
+            cats_dogs_report.finish(
+                run_folder, result, pictures["test"], logits, classes, fitted
+            )
     return 0
 
 
 def compare(config: Config) -> int:
     """Trains in all four modes, each in a process of its own."""
     config = dataclasses.replace(config, seconds=config.seconds or 120.0)
-    commands = {}
+    words = {}
     for mode in transfer.MODES:
         own = dataclasses.replace(
             config,
@@ -280,7 +286,11 @@ def compare(config: Config) -> int:
             views=config.views if mode in _FREEZING and config.stored else None,
         )
         resolve(own, mode)
-        commands[mode] = ["-m", "experiments.cats_dogs", *options(own)]
+        words[mode] = [
+            "-m",
+            "experiments.cats_dogs",
+            *commands.options(own, without=("resume", "overwrite")),
+        ]
     folder = data.image_folder(setup.located(config.data), seed=config.seed)
     prepare = setup.preparation(config.backbone, config.weights, config.size)
     described = {
@@ -298,7 +308,7 @@ def compare(config: Config) -> int:
     }
     return cats_dogs_modes.compare(
         config.out,
-        commands,
+        words,
         {"study": "cats_dogs_modes", **described},
         resume=config.resume,
         overwrite=config.overwrite,
@@ -376,7 +386,9 @@ def turned(
     """The body that learned from turned pictures; a resume does it again, the same."""
     console.say("the body learns how pictures were turned")
     learned, tested = (
-        setup.in_memory(pictures[name].split(), limit(config) or 2 << 30)
+        setup.in_memory(
+            pictures[name].split(), commands.bytes_of(config.device_limit_mb) or 2 << 30
+        )
         for name in ("train", "test")
     )
     return setup.rotation_pretrained(
@@ -404,7 +416,9 @@ def seen(
         split = part.split()
         changed = augment if name == "train" and plan.boundary else None
         if plan.boundary is None:
-            parts[name] = setup.in_memory(split, limit(config) or 2 << 30)
+            parts[name] = setup.in_memory(
+                split, commands.bytes_of(config.device_limit_mb) or 2 << 30
+            )
             continue
         parts[name] = plan.seen(
             variables,
@@ -423,135 +437,10 @@ def seen(
     )
 
 
-def finish(
-    run_folder: train.RunFolder,
-    result: dict[str, Any],
-    pictures: data.Pictures,
-    logits: np.ndarray,
-    classes: tuple[str, ...],
-    fitted: train.Fitted,
-) -> None:
-    """Leaves result, figures and report."""
-    labels = pictures.split().labels
-    tested = train.scores(logits, labels)
-    measured = metrics.report(logits, labels, len(classes))
-    low, high = measured["accuracy_interval"]
-    result = {
-        **result,
-        "test_accuracy": tested["accuracy"],
-        "test_loss": tested["loss"],
-        "metrics": measured,
-    }
-    run_folder.write_json("result.json", result)
-    probabilities = train.probabilities(logits)
-    own = probabilities[np.arange(len(labels)), labels]
-    worst = np.argsort(own, kind="stable")[:24]
-    drawn = {
-        "curves": (
-            "Loss and accuracy",
-            "Means over each epoch's training batches, and over all test pictures "
-            "after it.",
-            figures.curves(fitted.records),
-        ),
-        "confusion": (
-            "What is taken for what",
-            "Each row is a true class, each column a prediction, on the test pictures.",
-            figures.confusion(np.array(measured["confusion_matrix"]), classes),
-        ),
-        "mistakes": (
-            "The most wrong pictures",
-            "Test pictures to which the network gives the least probability of being "
-            "what they are.",
-            figures.mistakes(
-                pictures[worst], labels[worst], probabilities[worst], classes
-            ),
-        ),
-    }
-    run_folder.path("figures").mkdir(exist_ok=True)
-    sections = []
-    for name, (title, text, figure) in drawn.items():
-        path = run_folder.path(f"figures/{name}.png")
-        figures.save(figure, path)
-        sections.append(html.Section(title, text, path))
-    certificate = result.get("freeze_certificate")
-    if certificate:
-        shown = {
-            name: value
-            for name, value in certificate.items()
-            if name != "trained_leaves"
-        }
-        lines = "\n".join(f"{name:24} {value}" for name, value in shown.items())
-        sections.append(
-            html.Section(
-                "What was frozen",
-                "Frozen parameters and statistics before and after, as SHA-256, and "
-                "what was not done or kept for them.",
-                lines,
-            )
-        )
-    skipped = [line for lines in result["skipped_pictures"].values() for line in lines]
-    if skipped:
-        sections.append(
-            html.Section("Pictures that could not be read", "", "\n".join(skipped))
-        )
-    names = (
-        "mode",
-        "backbone",
-        "weights",
-        "head",
-        "test_accuracy",
-        "training_pictures",
-        "epochs",
-        "trainable_parameters",
-        "features_seconds",
-        "train_seconds",
-        "backend",
-    )
-    html.write(
-        run_folder.path("report.html"),
-        f"{' or '.join(classes)}: {tested['accuracy']:.2%} of the test pictures right",
-        summary={
-            **{name: result[name] for name in names},
-            "mode": result["mode"].replace("_", " "),
-            "weights": Path(result["weights"]).name,
-        },
-        sections=sections,
-    )
-    for line in skipped:
-        console.say(f"skipped {line}")
-    console.say(
-        f"test accuracy {tested['accuracy']:.2%} (95 % interval {low:.2%} to "
-        f"{high:.2%}); report: {run_folder.path('report.html')}"
-    )
-
-
 def resume_command(config: Config) -> str:
     """The command that goes on with a run."""
-    words = ["python", "-m", "experiments.cats_dogs"]
-    return shlex.join([*words, *options(config), "--resume"])
-
-
-def options(config: Config) -> list[str]:
-    """The options that make a config, those that begin or replace a run left out."""
-    words = []
-    default = Config()
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if field.name in ("resume", "overwrite"):
-            continue
-        if value == getattr(default, field.name):
-            continue
-        flag = field.name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
-    return words
-
-
-def limit(config: Config) -> int | None:
-    """The device limit in bytes."""
-    return None if config.device_limit_mb is None else config.device_limit_mb << 20
+    chosen = commands.options(config, without=("resume", "overwrite"))
+    return shlex.join(["python", "-m", "experiments.cats_dogs", *chosen, "--resume"])
 
 
 def main() -> int:

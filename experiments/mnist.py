@@ -24,7 +24,7 @@ import jax
 import numpy as np
 import tyro
 
-from experiments import mnist_predict
+from experiments import commands, mnist_predict
 from flaxnets import (
     console,
     data,
@@ -322,7 +322,7 @@ def run_training(config: Config) -> int:
                 on_record=record,
                 patience=config.patience,
                 skip_nonfinite=skip,
-                resident_bytes=limit_bytes(config),
+                resident_bytes=commands.bytes_of(config.device_limit_mb),
             )
         if fitted.stopped.startswith("SIG"):
             console.say(
@@ -541,20 +541,11 @@ def run_directory(config: Config) -> Path:
 
 def resume_command(config: Config, directory: Path) -> str:
     """The command that goes on with a run."""
-    words = ["python", "-m", "experiments.mnist"]
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if field.name in ("out", "resume", "overwrite") or value == field.default:
-            continue
-        words.append(f"--{field.name.replace('_', '-')}")
-        if value is not True:
-            words.append(str(value))
-    return shlex.join([*words, "--out", str(directory), "--resume"])
-
-
-def limit_bytes(config: Config) -> int | None:
-    """The device limit in bytes."""
-    return None if config.device_limit_mb is None else config.device_limit_mb << 20
+    chosen = commands.options(config, without=("out", "resume", "overwrite"))
+    return shlex.join(
+        ["python", "-m", "experiments.mnist", *chosen, "--out", str(directory)]
+        + ["--resume"]
+    )
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -33,11 +33,7 @@ class Predict:
 
 def run(request: Predict) -> int:
     """Prints what the trained network of a run sees in each picture."""
-    if not request.images:
-        raise errors.ArgumentError(
-            "predict got no picture; name one or more after the options"
-        )
-    config = train.read_config(request.run)
+    config = config_of(request)
     names = tuple(config["classes"])
     if config["image_shape"] != [28, 28, 1]:
         raise errors.ArgumentError(
@@ -45,9 +41,7 @@ def run(request: Predict) -> int:
             "but predict reads digits of 28x28x1"
         )
     images = np.stack([pictures.read_digit(path) for path in request.images])
-    with train.Checkpoints(request.run / "checkpoints") as checkpoints:
-        step = chosen_step(checkpoints, request.checkpoint)
-        variables = train.variables_of(checkpoints.leaves(step))
+    variables = variables_of(request)
     model = models.CNN(num_classes=len(names))
     logits = train.Evaluator(model.apply, batch_size=len(images)).predict(
         variables, images
@@ -55,6 +49,22 @@ def run(request: Predict) -> int:
     shares = train.probabilities(logits)
     console.say(shown(request.images, shares, names, as_json=request.json))
     return 0
+
+
+def config_of(request: Predict) -> dict[str, Any]:
+    """The config of the run that is asked, once there is something to ask."""
+    if not request.images:
+        raise errors.ArgumentError(
+            "predict got no picture; name one or more after the options"
+        )
+    return train.read_config(request.run)
+
+
+def variables_of(request: Predict) -> dict[str, Any]:
+    """The variables of the checkpoint that is asked."""
+    with train.Checkpoints(request.run / "checkpoints") as checkpoints:
+        step = chosen_step(checkpoints, request.checkpoint)
+        return train.variables_of(checkpoints.leaves(step))
 
 
 def shown(

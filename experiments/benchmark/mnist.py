@@ -219,28 +219,9 @@ class Session:
         return outcome
 
     def _result(self, *, complete: bool) -> dict[str, Any]:
-        # An outcome that is not a measurement has no backend and no device.
-        accelerators = {
-            outcome["device"]
-            for outcome in self._outcomes
-            if outcome.get("backend", "cpu") != "cpu"
-        }
-        cpus = f"{self._facts['cpus']} x {self._facts['cpu']}"
         return {
             "complete": complete,
-            "device": ", ".join(sorted(accelerators)) or cpus,
-            # Where the result lies, it shows itself.
-            "config": {
-                name: value
-                for name, value in dataclasses.asdict(self._config).items()
-                if name != "out"
-            },
-            **self._facts,
-            "versions": {
-                package: version
-                for outcome in self._outcomes
-                for package, version in outcome.get("versions", {}).items()
-            },
+            **summary.setting(self._config, self._facts, self._outcomes),
             "skipped": self._skipped,
             "failures": self._failures,
             "summary": summary.summarize(

@@ -1,5 +1,6 @@
 """Medians and ratios of a benchmark's raw outcomes, and their tables."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,40 @@ def spread(values: Sequence[float]) -> Spread | None:
         "min": float(min(values)),
         "median": float(np.median(values)),
         "max": float(max(values)),
+    }
+
+
+def setting(
+    config: Any, facts: dict[str, Any], outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """With what, where and by which versions a result was measured.
+
+    Args:
+        config: a benchmark's dataclass.
+        facts: of `machine.facts`.
+        outcomes: of its workers.
+    """
+    # An outcome that is not a measurement has no backend and no device.
+    accelerators = {
+        outcome["device"]
+        for outcome in outcomes
+        if outcome.get("backend", "cpu") != "cpu"
+    }
+    return {
+        "device": ", ".join(sorted(accelerators))
+        or f"{facts['cpus']} x {facts['cpu']}",
+        # Where the result lies, it shows itself.
+        "config": {
+            name: value
+            for name, value in dataclasses.asdict(config).items()
+            if name != "out"
+        },
+        **facts,
+        "versions": {
+            package: version
+            for outcome in outcomes
+            for package, version in outcome.get("versions", {}).items()
+        },
     }
 
 

@@ -13,7 +13,10 @@ from experiments.benchmark import job as jobs
 from experiments.benchmark.contenders import CONTENDERS, FLOOR, Contender
 
 # Benchmarks that hold the parts of all libraries themselves.
-_WITH_ALL = ((jobs.TransferJob, "transfer"), (jobs.PicturesJob, "pictures"))
+_WITH_ALL = (
+    (jobs.TransferJob, "experiments.benchmark.workers.transfer"),
+    (jobs.PicturesJob, "experiments.benchmark.pictures"),
+)
 
 # Where a package's distribution has another name.
 _DISTRIBUTIONS = {"tensorflow": ("tensorflow", "tensorflow-cpu")}
@@ -50,7 +53,7 @@ def work(contender: Contender, job: jobs.AnyJob) -> dict[str, Any]:
     """Does a contender's job, with its library alone."""
     for kind, name in _WITH_ALL:
         if isinstance(job, kind):
-            module = importlib.import_module(f"experiments.benchmark.{name}")
+            module = importlib.import_module(name)
             return module.work(contender, job)
     ending = "_networks" if isinstance(job, jobs.NetworkJob) else ""
     module = importlib.import_module(

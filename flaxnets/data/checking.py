@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from flaxnets import errors
-from flaxnets.data import folders, pictures
+from flaxnets.data import folders, perceptual, pictures
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -54,17 +54,12 @@ _FORMATS = {
 _ORIENTATION = 0x0112
 # What is counted of pictures, a bit each.
 _MARKS = ("grey", "CMYK", "16-bit", "32-bit", "transparent", "animated", "turned")
-_SIDE, _LOW = 32, 8
-# The cosines of DCT-II, the constant one first.
-_COSINES = np.cos(
-    np.pi / _SIDE * np.arange(_LOW)[:, None] * (np.arange(_SIDE) + 0.5)[None, :]
-)
 # What is kept of a picture; its height is 0 if it could not be read.
 _RECORD = np.dtype(
     [
         ("digest", "u8", (4,)),
         ("hash", "u8"),
-        ("coarse", "i1", (_LOW * _LOW - 1,)),
+        ("coarse", "i1", (perceptual.LOW**2 - 1,)),
         ("colour", "i1", (2,)),
         ("height", "i4"),
         ("width", "i4"),
@@ -76,9 +71,8 @@ _RECORD = np.dtype(
 )
 # Each thread holds a decoded picture, however large.
 _MOST_WORKERS = 8
-# Pictures that wait for a thread, and pairs that are compared at once.
+# Pictures that wait for a thread.
 _AT_A_TIME = 256
-_BLOCK = 1 << 17
 
 
 class Finding(NamedTuple):
@@ -156,7 +150,7 @@ def check(
     """Reads all pictures of a folder, or of a zip in place, and says what is wrong.
 
     Serious are files that cannot be read, and pictures that occur with different
-    labels, or in both splits; byte for byte, or nearly (see `perceptual_hash`; copies
+    labels, or in both splits; byte for byte, or nearly (see `data.perceptual`; copies
     that were cropped or mirrored are not recognised). Besides: other copies, classes
     that are small or far smaller than others, pictures that are tiny, huge, long, or
     plain, suffixes of another format, and files that are not read.
@@ -352,9 +346,9 @@ def _record(content: bytes, name: str) -> tuple:
     pixels = pictures.rgb(upright, name)
     height, width, _ = pixels.shape
     small = Image.fromarray(pixels)
-    coefficients = _low_frequencies(small)
+    coefficients = perceptual.low_frequencies(small)
     # Scaled so that the squares of all but the first sum to the variance.
-    scaled = coefficients * (2 / _SIDE**2)
+    scaled = coefficients * (2 / perceptual.SIDE**2)
     scaled[0] /= np.sqrt(2)
     scaled[:, 0] /= np.sqrt(2)
     coarse = scaled.ravel()[1:]
@@ -365,7 +359,7 @@ def _record(content: bytes, name: str) -> tuple:
     assert isinstance(colour, tuple)
     return (
         np.frombuffer(hashlib.sha256(content).digest(), np.uint64),
-        0 if plain else _hash(coefficients),
+        0 if plain else perceptual.hash_of(coefficients),
         0 if plain else np.rint(coarse * (127 / np.abs(coarse).max())),
         np.array(colour[1:]) - 128,
         height,
@@ -384,82 +378,6 @@ def _animated(image: "Image.Image") -> bool:
     return False
 
 
-def perceptual_hash(image: np.ndarray) -> int:
-    """64 bits that change little when a picture is resized or encoded anew.
-
-    The picture is made grey and 32x32 (Lanczos); of its cosine transform (DCT-II, not
-    normalised) each of the 8x8 lowest frequencies gives a bit, row by row, the first
-    being the highest: whether it is above their median. That is `phash` of the package
-    imagehash 4.3, whose bits these are; the idea is N. Krawetz's ("Looks Like It",
-    2011).
-
-    Args:
-        image: uint8[H, W, 3].
-    """
-    from PIL import Image
-
-    return _hash(_low_frequencies(Image.fromarray(image)))
-
-
-def _low_frequencies(image: "Image.Image") -> np.ndarray:
-    """float64[8, 8], see `perceptual_hash`."""
-    from PIL import Image
-
-    small = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    return _COSINES @ np.asarray(small, np.float64) @ _COSINES.T
-
-
-def _hash(coefficients: np.ndarray) -> int:
-    bits = coefficients > np.median(coefficients)
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def near_pairs(hashes: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """Pairs of hashes that differ in few bits; faster than comparing them all.
-
-    The 64 bits are cut in `distance + 1` bands. Hashes that differ in no more than
-    `distance` bits are equal in a band at least, so only those that share a band are
-    compared.
-
-    Args:
-        hashes: uint64[N].
-        distance: the largest number of bits, less than 64.
-
-    Yields:
-        int64[n, 2]: places in `hashes`, the smaller first; each pair once.
-    """
-    cuts = np.linspace(0, 64, distance + 2).astype(int).tolist()
-    masks = [
-        np.uint64((1 << stop) - (1 << start))
-        for start, stop in zip(cuts, cuts[1:], strict=False)
-    ]
-    for band, mask in enumerate(masks):
-        for run in _runs(hashes & mask):
-            rows = max(1, _BLOCK // len(run))
-            for row in range(0, len(run) - 1, rows):
-                first, second = run[row : row + rows], run[row + 1 :]
-                bits = hashes[first][:, None] ^ hashes[second][None, :]
-                above, right = np.nonzero(np.bitwise_count(bits) <= distance)
-                # What an earlier band has in common was found there.
-                fresh = above <= right
-                for earlier in masks[:band]:
-                    fresh &= (bits[above, right] & earlier) != 0
-                yield np.stack([first[above[fresh]], second[right[fresh]]], axis=1)
-
-
-def _runs(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Places of equal keys, in order, for each key that occurs more than once."""
-    order = np.argsort(keys, kind="stable")
-    ordered = keys[order]
-    edges = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
-    starts = np.concatenate([[0], edges])
-    sizes = np.diff(np.concatenate([starts, [len(keys)]]))
-    for start, size in zip(
-        starts[sizes > 1].tolist(), sizes[sizes > 1].tolist(), strict=True
-    ):
-        yield order[start : start + size]
-
-
 def _alike(records: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Which pairs (int64[n, 2]) of near hashes are near-duplicates, bool[n]."""
     first, second = (records["coarse"][side].astype(np.float32) for side in pairs.T)
@@ -475,29 +393,16 @@ def _near_groups(records: np.ndarray) -> np.ndarray:
     """For each picture the first one that it is joined to by near-duplicates."""
     groups = np.arange(len(records))
     waiting, count = [np.empty((0, 2), np.int64)], 0
-    for pairs in near_pairs(records["hash"], NEAR_BITS):
+    for pairs in perceptual.near_pairs(records["hash"], NEAR_BITS):
         pairs = pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]]
         if len(pairs):
             waiting.append(pairs[_alike(records, pairs)])
             count += len(waiting[-1])
         # Each time that some are joined, all groups are looked at.
-        if count > _BLOCK:
-            groups = _joined(groups, np.concatenate(waiting))
+        if count > perceptual.BLOCK:
+            groups = perceptual.joined(groups, np.concatenate(waiting))
             waiting, count = waiting[:1], 0
-    return _joined(groups, np.concatenate(waiting))
-
-
-def _joined(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """`groups` (each place's first member) when those of each pair are one."""
-    while True:
-        low, high = np.sort(groups[pairs], axis=1).T
-        if (low == high).all():
-            return groups
-        follow = np.arange(len(groups))
-        np.minimum.at(follow, high, low)
-        while (follow != follow[follow]).any():
-            follow = follow[follow]
-        groups = follow[groups]
+    return perceptual.joined(groups, np.concatenate(waiting))
 
 
 def _copies(records: np.ndarray, listing: _Listing, divided: bool) -> Iterator[Problem]:
@@ -510,8 +415,12 @@ def _copies(records: np.ndarray, listing: _Listing, divided: bool) -> Iterator[P
     shown = np.flatnonzero(~records["plain"][first])
     near = np.arange(len(first))
     near[shown] = shown[_near_groups(records[first[shown]])]
-    equal = [places[run] for run in _runs(content)]
-    alike = [places[run] for run in _runs(near[content]) if np.ptp(content[run]) > 0]
+    equal = [places[run] for run in perceptual.runs(content)]
+    alike = [
+        places[run]
+        for run in perceptual.runs(near[content])
+        if np.ptp(content[run]) > 0
+    ]
     both = "in training and validation"
     if divided:
         both = "in a folder from which validation pictures are drawn"

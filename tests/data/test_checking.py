@@ -20,7 +20,7 @@ import scipy.fft
 from PIL import Image, ImageEnhance
 
 from flaxnets import errors
-from flaxnets.data import checking
+from flaxnets.data import checking, perceptual
 
 
 def photograph(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
@@ -503,7 +503,7 @@ def test_the_hash_follows_its_definition() -> None:
         expected = 0
         for value in transform.ravel():
             expected = 2 * expected + int(value > np.median(transform))
-        assert checking.perceptual_hash(np.asarray(image)) == expected
+        assert perceptual.perceptual_hash(np.asarray(image)) == expected
 
 
 def hashes(count: int, random: int, seed: int) -> np.ndarray:
@@ -523,7 +523,7 @@ def hashes(count: int, random: int, seed: int) -> np.ndarray:
 def test_near_pairs_are_those_of_all_pairs(
     distance: int, block: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr(checking, "_BLOCK", block)
+    monkeypatch.setattr(perceptual, "BLOCK", block)
     values = hashes(150, 75, seed=distance)
     expected = {
         (first, second)
@@ -534,16 +534,16 @@ def test_near_pairs_are_those_of_all_pairs(
     }
     found = [
         tuple(pair)
-        for pairs in checking.near_pairs(values, distance)
+        for pairs in perceptual.near_pairs(values, distance)
         for pair in pairs.tolist()
     ]
     assert len(found) == len(set(found)) and set(found) == expected
-    assert list(checking.near_pairs(values[:0], distance)) == []
+    assert list(perceptual.near_pairs(values[:0], distance)) == []
 
 
 @pytest.mark.parametrize("block", [3, 1 << 17])
 def test_near_groups_are_connected_components(block: int, monkeypatch) -> None:
-    monkeypatch.setattr(checking, "_BLOCK", block)
+    monkeypatch.setattr(perceptual, "BLOCK", block)
     rng = np.random.default_rng(1)
     records = np.zeros(300, checking._RECORD)
     records["hash"] = hashes(300, 30, seed=1)

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import cats_dogs, cats_dogs_predict, cats_dogs_setup, cats_dogs_table
+from experiments import (
+    cats_dogs,
+    cats_dogs_predict,
+    cats_dogs_setup,
+    cats_dogs_table,
+    commands,
+)
 from flaxnets import data, errors, transfer
 
 
@@ -78,7 +84,7 @@ def test_it_leaves_a_run_that_predicts(pictures: Path, capsys) -> None:
 
 def test_all_modes_side_by_side_each_with_its_time(pictures: Path) -> None:
     config = _config(pictures, mode="all", seconds=2.0, epochs=None)
-    words = ["-m", "experiments.cats_dogs", *cats_dogs.options(config)]
+    words = ["-m", "experiments.cats_dogs", *commands.options(config, without=())]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads((config.out / "result.json").read_text())["modes"]

@@ -14,6 +14,7 @@ import pytest
 from experiments.benchmark import inputs, processes, transfer
 from experiments.benchmark import job as jobs
 from experiments.benchmark.contenders import CONTENDERS, Contender
+from experiments.benchmark.workers import transfer as in_workers
 from flaxnets import errors, models, params
 
 ROOT = Path(__file__).parents[3]
@@ -203,11 +204,11 @@ def test_compilation_is_what_the_first_time_takes_longer(monkeypatch) -> None:
             now[0] += seconds
             ended()
 
-    training = transfer.Training({"backend": "cpu"}, begin, fit, dict)
-    monkeypatch.setattr(transfer, "in_pytorch", lambda job: training)
-    monkeypatch.setattr(transfer.time, "perf_counter", lambda: now[0])
+    training = in_workers.Training({"backend": "cpu"}, begin, fit, dict)
+    monkeypatch.setattr(in_workers, "in_pytorch", lambda job: training)
+    monkeypatch.setattr(in_workers.time, "perf_counter", lambda: now[0])
     job = jobs.TransferJob("train", "", 1, "cpu", False, 0, "", "", 3, 0.1, False)
-    outcome = transfer.work(CONTENDERS["pytorch"], job)
+    outcome = in_workers.work(CONTENDERS["pytorch"], job)
     assert outcome["total_seconds"] == 27.0
     assert outcome["epoch_seconds"] == [4.0, 6.0]
     # The first pass and epoch took 17; warm, they take 3 and, in the median, 5.

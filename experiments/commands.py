@@ -1,0 +1,31 @@
+"""What the studies' command lines share."""
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+
+def options(config: Any, *, without: Collection[str]) -> list[str]:
+    """The options of a command line that make a study's config, defaults left out.
+
+    Args:
+        config: a dataclass whose fields all have defaults.
+        without: names of fields that are left out.
+    """
+    words = []
+    default = type(config)()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in without or value == getattr(default, field.name):
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def bytes_of(megabytes: int | None) -> int | None:
+    """A limit in bytes, where there is one."""
+    return None if megabytes is None else megabytes << 20
