@@ -50,6 +50,9 @@ class Config:
     up_to: str | None = None
     """The last layer that partial_fine_tuning freezes; by default four fifths of
     them are frozen."""
+    thaw: tuple[str, ...] = ()
+    """Gradual unfreezing, as LAYER:EPOCHS ...: after so many epochs LAYER is the last
+    layer that is still frozen; nothing:EPOCHS for none."""
     head: setup.HeadName = "linear"
     """linear: averages over the picture, then one layer. lecture: no averages, 50
     hidden units."""
@@ -65,8 +68,8 @@ class Config:
     """Passes over the training pictures; by default what suits the mode."""
     seconds: float | None = None
     """End after so many seconds of training and evaluation, at a constant learning
-    rate; the pass that computes stored features counts. With --mode all, those of each
-    mode (120)."""
+    rate; reading the pictures, or computing features of them, counts. With --mode all,
+    those of each mode (120)."""
     batch_size: int = 32
     """Pictures per step."""
     optimizer: str | None = None
@@ -130,6 +133,7 @@ def run(config: Config) -> int:
     if config.mode == "partial_fine_tuning" and up_to is None:
         up_to = setup.last_frozen(model, shape)
     plan = transfer.Plan(model, shape, mode, up_to=up_to, stored=config.stored)
+    plans = {0: plan, **thawing(config, recipe, model, shape)}
     console.say(
         f"data: {path}, {len(listing):,} pictures to train on and "
         f"{len(folder.validation):,} to test with, of {', '.join(classes)}; on {device}"
@@ -175,8 +179,28 @@ def run(config: Config) -> int:
             total_steps=recipe.epochs * steps,
             momentum=recipe.momentum,
         )
-        state = train.create(variables, optimizer, key=keys[1], frozen=plan.frozen)
-        evaluator = train.Evaluator(plan.apply, batch_size=100)
+        made: dict[int, data.Dataset] = {}
+
+        def phase(epoch: int, plan: transfer.Plan) -> transfer.Phase:
+            def seen_from(variables: Any) -> data.Dataset:
+                # The one before is not needed any more.
+                made.clear()
+                made[epoch] = seen(
+                    config, plan, variables, pictures, folder, augment, keys[2]
+                )
+                return made[epoch]
+
+            return transfer.Phase(
+                epoch,
+                plan.frozen,
+                losses.classification(
+                    plan.apply, augment=None if plan.boundary else augment
+                ),
+                train.Evaluator(plan.apply, batch_size=100),
+                seen_from,
+            )
+
+        phases = [phase(epoch, plan) for epoch, plan in plans.items()]
         with train.Checkpoints(run_folder.path("checkpoints")) as checkpoints:
             checkpoints.clean()
             resumed, records = None, []
@@ -184,46 +208,32 @@ def run(config: Config) -> int:
             if run_folder.resumed:
                 records = run_folder.truncate_metrics(last or 0)
                 console.say(f"resuming at step {last or 0}")
+            begun = transfer.phase_at(phases, last or 0, steps)
+            state = train.create(variables, optimizer, key=keys[1], frozen=begun.frozen)
             if last is not None:
                 state = checkpoints.restore(state, last)
                 resumed = checkpoints.metadata(last)
-            before = transfer.fingerprint(state, plan.frozen)
-            began = time.perf_counter()
             # Of the body that is trained on, which a checkpoint may have brought.
-            dataset = seen(
-                config, plan, state.variables, pictures, folder, augment, keys[2]
-            )
-            features_seconds = time.perf_counter() - began if plan.boundary else 0.0
-            if plan.boundary:
-                width = dataset.train.images.shape[1]
-                console.say(
-                    f"features: {width:,} numbers a picture in "
-                    f"{features_seconds:.1f} s, kept in {config.features}"
-                )
-            left = None
-            if config.seconds is not None:
-                left = max(config.seconds - features_seconds, 1.0)
-            fitted = train.fit(
+            before = {
+                epoch: transfer.fingerprint(state, plan.frozen)
+                for epoch, plan in plans.items()
+            }
+            fitted = transfer.fit_phases(
                 state,
-                train.make_step(
-                    losses.classification(
-                        plan.apply, augment=None if plan.boundary else augment
-                    ),
-                    optimizer,
-                    frozen=plan.frozen,
-                ),
-                dataset,
+                optimizer,
+                phases,
                 epochs=recipe.epochs,
                 batch_size=config.batch_size,
+                steps_per_epoch=steps,
                 seed=config.seed,
-                evaluator=evaluator,
                 learning_rate=schedule,
                 checkpoints=checkpoints,
                 records=records,
                 resumed=resumed,
+                on_phase=lambda phase: announce(phase, plans),
                 on_record=run_folder.log,
                 resident_bytes=commands.bytes_of(config.device_limit_mb),
-                seconds=left,
+                seconds=config.seconds,
             )
         if fitted.stopped.startswith("SIG"):
             console.say(
@@ -232,18 +242,23 @@ def run(config: Config) -> int:
             )
             return {"SIGINT": 130, "SIGTERM": 143}[fitted.stopped]
         with signals.StopRequests():
+            # Of the phase in which the training ended.
+            ((epoch, dataset),) = made.items()
+            plan, evaluator = plans[epoch], phases[list(plans).index(epoch)].evaluator
             result = {
                 "mode": config.mode,
                 "backbone": config.backbone,
                 "weights": config.weights,
                 "head": config.head,
                 "parameters": summary.total,
-                "trainable_parameters": summary.trainable,
+                "trainable_parameters": params.summary(
+                    model, (1, *shape), frozen=plan.frozen
+                ).trainable,
                 "training_pictures": len(listing),
                 "epochs": len(fitted.records),
                 "stopped": fitted.stopped,
                 "seed": config.seed,
-                "features_seconds": features_seconds,
+                "features_seconds": fitted.metadata["spent"],
                 "train_seconds": fitted.train_seconds,
                 "compile_seconds": fitted.compile_seconds,
                 "waiting_share": fitted.waiting_share,
@@ -255,7 +270,7 @@ def run(config: Config) -> int:
                 result["pretraining"] = pretraining
             if plan.frozen:
                 certificate = transfer.certificate(
-                    before, fitted.state, plan, optimizer
+                    before[epoch], fitted.state, plan, optimizer
                 )
                 result["freeze_certificate"] = certificate
                 if not certificate["unchanged"]:
@@ -273,6 +288,8 @@ def run(config: Config) -> int:
 def compare(config: Config) -> int:
     """Trains in all four modes, each in a process of its own."""
     config = dataclasses.replace(config, seconds=config.seconds or 120.0)
+    if config.thaw:
+        raise errors.ArgumentError("--thaw needs one --mode, and one that freezes")
     words = {}
     for mode in transfer.MODES:
         own = dataclasses.replace(
@@ -378,6 +395,52 @@ def resolve(config: Config, mode: modes.Mode) -> setup.Recipe:
     return dataclasses.replace(recipe, **given)
 
 
+def thawing(
+    config: Config, recipe: setup.Recipe, model: Any, shape: tuple[int, int, int]
+) -> dict[int, transfer.Plan]:
+    """The plans of the phases that follow the first, by the epoch they begin at."""
+    plans = {}
+    if config.thaw and config.mode in ("fine_tuning", "scratch"):
+        raise errors.ArgumentError(
+            f"--thaw has no effect with --mode {config.mode}, which freezes nothing"
+        )
+    if config.thaw and config.augment != "none" and config.stored:
+        raise errors.ArgumentError(
+            "--thaw with --augment needs --no-stored: with stored views, epochs of the "
+            "phases would have other numbers of pictures"
+        )
+    for words in config.thaw:
+        layer, _, epochs = words.rpartition(":")
+        if not (layer and epochs.isdecimal() and 0 < int(epochs) < recipe.epochs):
+            raise errors.ArgumentError(
+                f"--thaw {words} is not LAYER:EPOCHS, with a number of epochs from 1 "
+                f"to {recipe.epochs - 1}"
+            )
+        if layer == "nothing":
+            plan = transfer.Plan(model, shape, "fine_tuning")
+        else:
+            plan = transfer.Plan(
+                model,
+                shape,
+                "partial_fine_tuning",
+                up_to=layer,
+                stored=config.stored,
+            )
+        if int(epochs) in plans:
+            raise errors.ArgumentError(f"--thaw names epoch {epochs} twice")
+        plans[int(epochs)] = plan
+    return dict(sorted(plans.items()))
+
+
+def announce(phase: transfer.Phase, plans: dict[int, transfer.Plan]) -> None:
+    """Says what a phase trains, where there are several."""
+    if len(plans) > 1:
+        frozen = len(phase.frozen)
+        console.say(
+            f"from epoch {phase.epoch + 1} on {frozen} parameter arrays are frozen"
+        )
+
+
 def turned(
     config: Config,
     prepare: preprocessing.Preprocessing,
@@ -412,6 +475,7 @@ def seen(
 ) -> data.Dataset:
     """What the network is trained on and tested with: features, or pictures."""
     parts = {}
+    began = time.perf_counter()
     for name, part in pictures.items():
         split = part.split()
         changed = augment if name == "train" and plan.boundary else None
@@ -427,6 +491,11 @@ def seen(
             views=1 if changed is None else views(config),
             key=key,
             folder=config.features,
+        )
+    if plan.boundary is not None:
+        console.say(
+            f"features: {parts['train'].images.shape[1]:,} numbers a picture in "
+            f"{time.perf_counter() - began:.1f} s, kept in {config.features}"
         )
     return data.Dataset(
         folder.path.stem,

@@ -126,8 +126,9 @@ def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:
             ),
             html.Section(
                 "The same in numbers",
-                "Seconds are those of the features and of training, compilation left "
-                "out; memory is the largest that the process had.",
+                "Seconds are those of reading pictures or computing features, and of "
+                "training, compilation left out; memory is the largest that the "
+                "process had.",
                 text,
             ),
         ],

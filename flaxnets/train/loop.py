@@ -41,6 +41,7 @@ class Fitted(NamedTuple):
         examples_per_second: compilation left out.
         skipped: steps that were left out, since they were not finite.
         waiting_share: the part of `train_seconds` in which the device waited for data.
+        metadata: for `resumed` of another call that goes on after a whole epoch.
 
     Times and counts are those of the whole run, what was resumed included.
     """
@@ -54,6 +55,7 @@ class Fitted(NamedTuple):
     examples_per_second: float
     skipped: int
     waiting_share: float
+    metadata: dict[str, Any]
 
 
 def fit(
@@ -74,6 +76,7 @@ def fit(
     skip_nonfinite: bool = False,
     resident_bytes: int | None = None,
     seconds: float | None = None,
+    spent: float = 0.0,
     save_seconds: float = 600.0,
     progress: Progress | None = None,
 ) -> Fitted:
@@ -99,13 +102,16 @@ def fit(
         records: those of the epochs already done, when resuming.
         resumed: the metadata of the checkpoint that is resumed: the sums of the
             epoch's steps so far, times and counts.
-        on_record: called with each epoch's record.
+        on_record: called with each epoch's record; again for an epoch that its time
+            broke off, when it goes on.
         patience: stop after this many epochs without a better test accuracy.
         skip_nonfinite: whether the step skips what is not finite, so that going on
             makes sense.
         resident_bytes: data up to this size stays on the device, see `feeding.make`.
         seconds: end after the steps in which so many seconds have passed in training,
-            evaluation and saving, compilation left out.
+            evaluation and saving, compilation left out; after some steps at least.
+        spent: seconds that have passed for these data before, such as in computing
+            them; they count, also for a resume.
         save_seconds: how often to save in the middle of an epoch.
         progress: where to show progress.
 
@@ -141,7 +147,7 @@ def fit(
             state=state,
             feed=feed,
             zero=feeding.zero_sums(step, state, data.train, batch_size),
-            clock=_Clock(feed, batch_size, resumed or {}),
+            clock=_Clock(feed, batch_size, resumed or {}, spent),
             saver=Saver(checkpoints, shown.say),
             shown=shown,
             evaluate=evaluate,
@@ -194,7 +200,7 @@ class _Loop:
     ) -> str:
         """Runs epoch after epoch; returns why it stopped."""
         sums = _resumed(self.zero, partial)
-        if self._late:
+        if self._late and (self.records or (int(self.state.step) and not partial)):
             return "time"
         for epoch in range(int(self.state.step) // self.feed.steps, self.epochs):
             if _waited(self.records, patience):
@@ -227,6 +233,7 @@ class _Loop:
             examples_per_second=self.clock.rate,
             skipped=self.skipped,
             waiting_share=self.clock.waiting_share,
+            metadata=self._metadata(),
         )
 
     def _steps(
@@ -308,10 +315,12 @@ class _Loop:
         metadata = {
             "partial": partial,
             "learning_rate": _at(self.learning_rate, int(self.state.step)),
-            "skipped": self.skipped,
-            **self.clock.metadata(),
+            **self._metadata(),
         }
         self.saver.save(self.state, metric, metadata)
+
+    def _metadata(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, **self.clock.metadata()}
 
     def _diverged(self, what: str, step: int) -> errors.DivergedError:
         good = self.saver.last_good()
@@ -333,10 +342,15 @@ class _Clock:
         feed: runs the steps.
         batch_size: examples per step.
         resumed: `metadata()` of the clock that this one continues, or {}.
+        spent: seconds that passed before, and are not among those.
     """
 
     def __init__(
-        self, feed: feeding.Feed, batch_size: int, resumed: Mapping[str, Any]
+        self,
+        feed: feeding.Feed,
+        batch_size: int,
+        resumed: Mapping[str, Any],
+        spent: float,
     ) -> None:
         self._feed, self._batch_size = feed, batch_size
         self._compiled_before = feed.chunk.compile_seconds
@@ -344,6 +358,7 @@ class _Clock:
         self._steps: int = resumed.get("timed_steps", 0)
         self._chunk = 1
         self._beside: float = resumed.get("beside", 0.0)
+        self._spent: float = resumed.get("spent", 0.0) + spent
         self.seconds: float = resumed.get("seconds", 0.0)
         self.first_step_at: float | None = None
 
@@ -359,8 +374,8 @@ class _Clock:
 
     @property
     def passed(self) -> float:
-        """Seconds in steps, and beside them."""
-        return self.seconds + self._beside
+        """Seconds in steps, beside them, and before them."""
+        return self.seconds + self._beside + self._spent
 
     @contextlib.contextmanager
     def beside(self) -> Iterator[None]:
@@ -385,6 +400,7 @@ class _Clock:
             "timed_steps": self._steps,
             "waited": self._waited,
             "beside": self._beside,
+            "spent": self._spent,
         }
 
     def chunk_steps(self) -> int:

@@ -51,6 +51,7 @@ class Boundary:
         self.image_shape = tuple(image_shape)
         self.apply_whole = freezing.apply_frozen(model, self.frozen)
         self._cuts: dict[Any, program.Program] = {}
+        self._programs: dict[Any, program.Program] = {}
         # As many pixels at a time as suit networks of 224x224.
         parts = max(1, 8 * 224**2 // math.prod(self.image_shape[:2]))
         # One function, so that what is compiled of it is kept.
@@ -253,23 +254,18 @@ class Boundary:
 
     def _cut(self, variables: Any, batch: int) -> program.Program:
         """The network in training, its boundary where it also lies outside of it."""
-        leaves, structure = jax.tree.flatten(variables)
-        kind = (batch, structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        kind = (batch, *_kind(variables))
         if kind not in self._cuts:
-            self._cuts[kind] = self._traced(variables, batch)
+            key = jax.eval_shape(lambda: jax.random.key(0))
+            collections = [name for name in variables if name != "params"]
+            training = self._program(
+                variables, batch, train=True, mutable=collections, rngs={"dropout": key}
+            )
+            # Dropout's division, for one, is no part of the other.
+            self._cuts[kind] = training.restricted(
+                self._program(variables, batch, train=False, mutable=False, rngs={})
+            )
         return self._cuts[kind]
-
-    def _traced(self, variables: Any, batch: int) -> program.Program:
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        collections = [name for name in variables if name != "params"]
-        training = self._program(
-            variables, batch, train=True, mutable=collections, rngs={"dropout": key}
-        )
-        # Dropout's division, for one, is no part of the other.
-        training.restrict(
-            self._program(variables, batch, train=False, mutable=False, rngs={})
-        )
-        return training
 
     def _program(
         self,
@@ -280,8 +276,24 @@ class Boundary:
         mutable: Sequence[str] | bool,
         rngs: Mapping[str, jax.Array],
     ) -> program.Program:
-        """The network's operations on a batch, and what each value depends on."""
+        """The network's operations on a batch, and what each value depends on.
 
+        Traced once for each kind of arguments: tracing takes longer than a step.
+        """
+        seen = mutable if isinstance(mutable, bool) else tuple(mutable)
+        kind = (batch, train, seen, *_kind((variables, dict(rngs))))
+        if kind not in self._programs:
+            self._programs[kind] = self._traced(variables, batch, train, mutable, rngs)
+        return self._programs[kind]
+
+    def _traced(
+        self,
+        variables: Any,
+        batch: int,
+        train: bool,
+        mutable: Sequence[str] | bool,
+        rngs: Mapping[str, jax.Array],
+    ) -> program.Program:
         def whole(images: jax.Array, variables: Any, rngs: Any) -> Any:
             found = self.apply_whole(
                 variables, images, train=train, mutable=mutable, rngs=rngs or None
@@ -332,6 +344,12 @@ class Boundary:
                     "this network without stored features"
                 )
         return [feature.shape[1:] for feature in found]
+
+
+def _kind(tree: Any) -> tuple[Any, ...]:
+    """What the trace of a function depends on of its arguments."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, *((leaf.shape, leaf.dtype) for leaf in leaves)
 
 
 def _check_alone(expected: Any, found: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """A traced function as a list of operations, of which some can be left out."""
 
+import copy
 import enum
 import hashlib
 import re
@@ -78,15 +79,20 @@ class Program:
             if kind == Kind.PICTURE and value in taken | set(self.outputs)
         ]
 
-    def restrict(self, other: "Program") -> None:
-        """Makes TRAINED what another program of the same arguments does not compute."""
+    def restricted(self, other: "Program") -> "Program":
+        """With what another program of the same arguments does not compute TRAINED."""
+        found = copy.copy(self)
+        found.kinds = list(self.kinds)
         theirs, ours = set(other._descriptions().values()), self._descriptions()
-        for operation in self._operations:
+        for operation in found._operations:
             alone = any(ours.get(value) not in theirs for value in operation.outputs)
-            above = any(self.kinds[value] == Kind.TRAINED for value in operation.inputs)
-            if above or (alone and self._kind(operation) == Kind.PICTURE):
+            above = any(
+                found.kinds[value] == Kind.TRAINED for value in operation.inputs
+            )
+            if above or (alone and found._kind(operation) == Kind.PICTURE):
                 for value in operation.outputs:
-                    self.kinds[value] = Kind.TRAINED
+                    found.kinds[value] = Kind.TRAINED
+        return found
 
     def same(self, values: Sequence[int], other: "Program") -> list[int]:
         """The values here that are what `values` are in another program.

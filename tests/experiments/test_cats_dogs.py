@@ -38,7 +38,8 @@ def pictures(tmp_path: Path) -> Path:
 def _config(pictures: Path, **options) -> cats_dogs.Config:
     small = {
         "data": pictures,
-        "backbone": "squeezenet1_1",
+        "backbone": "alexnet",  # Five layers: compiled in a moment.
+        "size": 64,
         "weights": "none",
         "batch_size": 4,
         "epochs": 3,
@@ -53,12 +54,12 @@ def test_it_leaves_a_run_that_predicts(pictures: Path, capsys) -> None:
     (pictures / "train" / "cats" / "3.jpg").write_bytes(b"<html>")
     assert cats_dogs.run(config) == 0
     said = capsys.readouterr().out
-    assert "features: 512 numbers a picture" in said
+    assert "features: 256 numbers a picture" in said
     assert "3.jpg: is a web page" in said
     result = json.loads((config.out / "result.json").read_text())
     # Colour alone is enough for all, or all but one, of the twelve.
     assert result["test_accuracy"] > 0.9
-    assert result["trainable_parameters"] == 2 * 512 + 2
+    assert result["trainable_parameters"] == 2 * 256 + 2
     assert len(result["skipped_pictures"]["train"]) == 1
     certificate = result["freeze_certificate"]
     assert certificate["unchanged"]
@@ -90,7 +91,7 @@ def test_all_modes_side_by_side_each_with_its_time(pictures: Path) -> None:
     found = json.loads((config.out / "result.json").read_text())["modes"]
     assert tuple(found) == transfer.MODES
     assert [row["stopped"] for row in found.values()] == ["time"] * 4
-    assert found["scratch"]["trainable_parameters"] == 723_522 == 722_496 + 1_026
+    assert found["scratch"]["trainable_parameters"] == 2_470_210 == 2_469_696 + 514
     for row in found.values():
         assert 0 <= row["test_accuracy"] <= 1
         assert row["features_seconds"] + row["train_seconds"] < 60
@@ -108,7 +109,7 @@ def test_all_modes_side_by_side_each_with_its_time(pictures: Path) -> None:
 
 
 def test_stored_views_are_examples_of_the_schedule_too(pictures: Path) -> None:
-    config = _config(pictures, augment="flip", views=3, epochs=2, size=32)
+    config = _config(pictures, augment="flip", views=3, epochs=2)
     assert cats_dogs.run(config) == 0
     lines = (config.out / "metrics.jsonl").read_text().splitlines()
     first, last = (json.loads(line) for line in lines)
@@ -121,15 +122,34 @@ def test_stored_views_are_examples_of_the_schedule_too(pictures: Path) -> None:
         )
 
 
+def test_layers_are_thawed_one_phase_after_the_other(pictures: Path, capsys) -> None:
+    config = _config(pictures, thaw=("nothing:2", "conv4:1"))
+    assert cats_dogs.run(config) == 0
+    said = capsys.readouterr().out
+    assert said.index("from epoch 2 on") < said.index("from epoch 3 on 0 ")
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["trainable_parameters"] == 2_470_210 and result["epochs"] == 3
+    assert "freeze_certificate" not in result
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
+    # What is finished is finished, in the phase that it ended in.
+    assert cats_dogs.run(dataclasses.replace(config, resume=True)) == 0
+    again = json.loads((config.out / "result.json").read_text())
+    for name in ("test_loss", "train_seconds", "features_seconds"):
+        assert again[name] == result[name], name
+    words = commands.options(config, without=())
+    assert words[words.index("--thaw") :][:3] == ["--thaw", "nothing:2", "conv4:1"]
+
+
 def test_without_weights_a_body_learns_from_turned_pictures(pictures: Path) -> None:
-    config = _config(pictures, size=32, pretrain="rotation", pretrain_epochs=2)
+    config = _config(pictures, pretrain="rotation", pretrain_epochs=2)
     assert cats_dogs.run(config) == 0
     result = json.loads((config.out / "result.json").read_text())
     assert result["pretraining"]["epochs"] == 2
     assert 0 <= result["pretraining"]["turns_accuracy"] <= 1
     assert result["freeze_certificate"]["unchanged"]
     # The body is not the one that a run without it begins with.
-    plain = _config(pictures, size=32, out=pictures.parent / "plain")
+    plain = _config(pictures, out=pictures.parent / "plain")
     assert cats_dogs.run(plain) == 0
     other = json.loads((plain.out / "result.json").read_text())["freeze_certificate"]
     assert other["sha256_before"] != result["freeze_certificate"]["sha256_before"]
@@ -138,7 +158,7 @@ def test_without_weights_a_body_learns_from_turned_pictures(pictures: Path) -> N
 def test_the_table(pictures: Path) -> None:
     config = cats_dogs_table.Config(
         data=pictures,
-        backbone="squeezenet1_1",
+        backbone="alexnet",
         weights="none",
         mode=("feature_extraction",),
         per_class=(2, 6),
@@ -165,13 +185,20 @@ def test_the_table(pictures: Path) -> None:
         ({"batch_size": 17}, "batch_size is 17, but must be between 1 and the 16"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"seconds": 0.0}, "--seconds is 0.0"),
-        ({"up_to": "fire3"}, "up_to names the last frozen layer"),
-        ({"mode": "partial_fine_tuning", "up_to": "fire12"}, "did you mean 'fire2'"),
+        ({"up_to": "conv3"}, "up_to names the last frozen layer"),
+        ({"mode": "partial_fine_tuning", "up_to": "conv12"}, "did you mean 'conv2'"),
         ({"pretrain": "rotation", "mode": "scratch"}, "--pretrain rotation makes"),
         ({"size": 16}, "--size is 16"),
         ({"views": 8}, "--views has no effect here: .* needs --augment"),
         ({"pretrain_epochs": 3}, "--pretrain-epochs has no effect here"),
         ({"seconds": 9.0, "schedule": "cosine", "epochs": None}, "needs --epochs too"),
+        ({"thaw": ("conv5",)}, "--thaw conv5 is not LAYER:EPOCHS, .* from 1 to 2"),
+        ({"thaw": ("conv5:3",)}, "--thaw conv5:3 is not LAYER:EPOCHS"),
+        ({"thaw": ("conv5:1", "conv4:1")}, "--thaw names epoch 1 twice"),
+        ({"thaw": ("conv55:1",)}, "no layer 'conv55'; did you mean 'conv5'"),
+        ({"thaw": ("conv5:1",), "mode": "scratch"}, "--thaw has no effect"),
+        ({"thaw": ("conv5:1",), "mode": "all"}, "--thaw needs one --mode"),
+        ({"thaw": ("conv5:1",), "augment": "flip"}, "needs --no-stored"),
         ({"data": Path("nowhere")}, "nowhere: there is no such folder or zip"),
     ],
 )
