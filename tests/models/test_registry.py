@@ -58,6 +58,7 @@ def test_computes_in_bfloat16_with_float32_parameters(name: str) -> None:
     assert (logits.shape, logits.dtype) == ((1, 7), jnp.bfloat16)
 
 
+@pytest.mark.once
 def test_training_moves_the_statistics_and_drops() -> None:
     model = models.build("googlenet", num_classes=3, auxiliary=False)
     images = jax.random.normal(jax.random.key(0), (2, 32, 32, 3))

@@ -78,6 +78,7 @@ def test_four_devices_share_a_batch(tmp_path: Path, resident: bool) -> None:
     assert_alike(found[1], found[4])
 
 
+@pytest.mark.once
 def test_a_run_goes_on_with_fewer_devices(tmp_path: Path) -> None:
     found = {}
     for first, then in ((4, 1), (1, 1)):

@@ -38,11 +38,12 @@ CASES = [
     (models.CNN(num_classes=3), ("conv1/kernel",)),
     (Foreign(), ("first/**", "norm/**")),
     (Foreign(), ("first/**", "norm/**", "second/**", "norm2/**")),
-    (
+    pytest.param(
         models.WithHead(
             models.build("resnet18", num_classes=None), models.Head(3, "mean", ())
         ),
         ("backbone/stem/**", "backbone/block[123]/**"),
+        marks=pytest.mark.once,
     ),
 ]
 
@@ -222,6 +223,7 @@ def test_training_on_features_is_training_on_pictures() -> None:
         assert one["test_loss"] == pytest.approx(other["test_loss"], rel=1e-4)
 
 
+@pytest.mark.once
 def test_frozen_work_is_not_done_and_not_kept() -> None:
     """The step's products are the head's alone; without features, forward besides."""
     model = models.WithHead(models.build("vgg11", num_classes=None), models.Head(2))

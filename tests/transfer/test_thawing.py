@@ -177,6 +177,7 @@ def test_phases_are_trainings_one_after_the_other() -> None:
                 np.testing.assert_array_equal(leaf, expected)
 
 
+@pytest.mark.once
 def test_phases_resumed_within_and_between_them_end_bit_equal(tmp_path: Path) -> None:
     def fitted(state, folder: Path, epochs: int, **more) -> train.Fitted:
         with train.Checkpoints(folder) as checkpoints:
