@@ -213,16 +213,16 @@ class Mover:
             frozen=self._plan.frozen,
         )
         test = self._seen["test"]
+        # What is looked at after each epoch is of no use here, so it is one batch.
+        glance = data.Split(few.images[:batch], few.labels[:batch])
         fitted = train.fit(
             state,
             step,
-            data.Dataset("pictures", few, few, self._folder.class_names, ""),
+            data.Dataset("pictures", few, glance, self._folder.class_names, ""),
             epochs=epochs,
             batch_size=batch,
             seed=seed,
-            evaluator=train.Evaluator(
-                self._plan.apply, batch_size=min(100, len(few.labels))
-            ),
+            evaluator=train.Evaluator(self._plan.apply, batch_size=batch),
             learning_rate=schedule,
             progress=progress.Progress(epochs, per_epoch, stream=io.StringIO()),
         )
