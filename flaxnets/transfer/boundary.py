@@ -282,18 +282,9 @@ class Boundary:
         """
         seen = mutable if isinstance(mutable, bool) else tuple(mutable)
         kind = (batch, train, seen, *_kind((variables, dict(rngs))))
-        if kind not in self._programs:
-            self._programs[kind] = self._traced(variables, batch, train, mutable, rngs)
-        return self._programs[kind]
+        if kind in self._programs:
+            return self._programs[kind]
 
-    def _traced(
-        self,
-        variables: Any,
-        batch: int,
-        train: bool,
-        mutable: Sequence[str] | bool,
-        rngs: Mapping[str, jax.Array],
-    ) -> program.Program:
         def whole(images: jax.Array, variables: Any, rngs: Any) -> Any:
             found = self.apply_whole(
                 variables, images, train=train, mutable=mutable, rngs=rngs or None
@@ -309,7 +300,8 @@ class Boundary:
         )
         kinds = [Kind.PICTURE, *self._kinds(variables)]
         kinds += [Kind.TRAINED] * len(jax.tree.leaves(rngs))
-        return program.Program(whole, (image, *shapes), kinds)
+        self._programs[kind] = program.Program(whole, (image, *shapes), kinds)
+        return self._programs[kind]
 
     def _kinds(self, variables: Mapping[str, Any]) -> list[Kind]:
         """Of each variable, in the order of `jax.tree.leaves`."""
