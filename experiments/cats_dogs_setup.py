@@ -40,11 +40,13 @@ class Recipe:
 
 # Momentum with a falling rate finds what logistic regression finds on frozen features;
 # Adam, whose steps are equally long for every feature, does worse with few pictures.
+# From scratch a network without batch normalisation dies at a rate of 1e-3: SqueezeNet
+# on 2,000 photographs answered the same for all of them after 40 epochs.
 RECIPES: dict[modes.Mode, Recipe] = {
     "feature_extraction": Recipe(50, "sgd", 1e-2, "cosine", 0.9),
     "partial_fine_tuning": Recipe(6, "sgd", 3e-3, "cosine", 0.9),
     "fine_tuning": Recipe(5, "sgd", 3e-3, "cosine", 0.9),
-    "scratch": Recipe(20, "adamw", 1e-3, "onecycle", None),
+    "scratch": Recipe(20, "adamw", 2e-4, "onecycle", None),
 }
 
 

@@ -1,10 +1,16 @@
 """Architectures: Linen modules that return `(output, endpoints)`, nothing else."""
 
 from flaxnets.models.alexnet import AlexNet as AlexNet
+from flaxnets.models.autoencoder import Autoencoder as Autoencoder
+from flaxnets.models.autoencoder import Code as Code
+from flaxnets.models.autoencoder import Decoder as Decoder
+from flaxnets.models.autoencoder import Encoder as Encoder
+from flaxnets.models.autoencoder import Level as Level
 from flaxnets.models.cnn import CNN as CNN
 from flaxnets.models.googlenet import GoogLeNet as GoogLeNet
 from flaxnets.models.heads import Head as Head
 from flaxnets.models.heads import WithHead as WithHead
+from flaxnets.models.mirrors import decoder_for as decoder_for
 from flaxnets.models.registry import build as build
 from flaxnets.models.registry import list_models as list_models
 from flaxnets.models.resnet import ResNet as ResNet

@@ -58,9 +58,54 @@ class Conv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        if bias is None:
-            return y
-        return y + jnp.reshape(bias.astype(dtype), (1,) * (y.ndim - 1) + (-1,))
+        return y if bias is None else _added(y, bias)
+
+
+def _added(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds a number a channel; without rank promotion."""
+    return y + jnp.reshape(bias.astype(y.dtype), (1,) * (y.ndim - 1) + (-1,))
+
+
+class ConvTranspose(nn.Module):
+    """A transposed convolution with the parameters of `flax.linen.ConvTranspose`.
+
+    Attributes:
+        features: channels of the output.
+        kernel_size: the window, one number a spatial dimension.
+        strides, padding, output_padding, dilation: as for `ops.conv_transpose`.
+        use_bias: whether a bias is added.
+        kernel_init: draws the kernel.
+        dtype: type of the computation (the parameters stay float32).
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    output_padding: int | Sequence[int] | None = None
+    dilation: int | Sequence[int] = 1
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, *spatial, C] to [B, *output spatial, features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = ops.conv_transpose(
+            x.astype(dtype),
+            kernel.astype(dtype),
+            strides=self.strides,
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation=self.dilation,
+        )
+        return y if bias is None else _added(y, bias)
 
 
 class BatchNorm(nn.Module):

@@ -16,7 +16,7 @@ _DEPTHS = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
-_WIDTHS = (64, 128, 256, 512, 512)
+WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG(nn.Module):
@@ -56,7 +56,7 @@ class VGG(nn.Module):
             )
         endpoints: dict[str, jax.Array] = {}
         x = images
-        blocks = zip(self.convolutions, _WIDTHS, strict=True)
+        blocks = zip(self.convolutions, WIDTHS, strict=True)
         for index, (depth, width) in enumerate(blocks, start=1):
             name = f"block{index}"
             x = Block(depth, width, self.batch_norm, self.dtype, name=name)(x, train)

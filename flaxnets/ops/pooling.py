@@ -34,7 +34,7 @@ def max_pool(
         ArgumentError: ranks or options that do not fit, or a window larger than the
             padded image.
     """
-    sizes, steps, pairs = _geometry(x, window, strides, padding)
+    sizes, steps, pairs = geometry(x, window, strides, padding)
     if ceil_mode:
         pairs = _rounded_up(x.shape[1:-1], sizes, steps, pairs)
     convolution.check_fits(sizes, x.shape[1:-1], pairs)
@@ -65,7 +65,7 @@ def avg_pool(
         count_include_pad: divide by the window's size at the border too, as torch
             does by default, instead of by the number of real values.
     """
-    sizes, steps, pairs = _geometry(x, window, strides, padding)
+    sizes, steps, pairs = geometry(x, window, strides, padding)
     convolution.check_fits(sizes, x.shape[1:-1], pairs)
     zero = np.zeros((), x.dtype)
     total = _reduce(x, zero, jax.lax.add, sizes, steps, pairs)
@@ -88,7 +88,7 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
     Returns:
         [B, *outputs, C].
     """
-    rank = _rank(x)
+    rank = rank_of(x)
     parts = convolution.per_dimension(outputs, rank, "outputs")
     for axis, (count, size) in enumerate(
         zip(parts, x.shape[1:-1], strict=True), start=1
@@ -104,7 +104,7 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
     return x
 
 
-def _rank(x: jax.Array) -> int:
+def rank_of(x: jax.Array | jax.ShapeDtypeStruct) -> int:
     """How many spatial dimensions an image has."""
     rank = x.ndim - 2
     if rank not in (1, 2, 3):
@@ -131,13 +131,14 @@ def _rounded_up(
     return tuple(longer)
 
 
-def _geometry(
-    x: jax.Array,
+def geometry(
+    x: jax.Array | jax.ShapeDtypeStruct,
     window: int | Sequence[int],
     strides: int | Sequence[int] | None,
     padding: convolution.Padding,
 ) -> tuple[tuple[int, ...], tuple[int, ...], products.Pairs]:
-    rank = _rank(x)
+    """Sizes, strides and padding of windows over an image, checked."""
+    rank = rank_of(x)
     sizes = convolution.per_dimension(window, rank, "window")
     steps = (
         sizes

@@ -1,7 +1,7 @@
 """Prediction and evaluation on every example, whatever the last batch's size."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,38 @@ def as_float(images: jax.Array) -> jax.Array:
     return images
 
 
+class Evaluation(Protocol):
+    """What `fit` asks after each epoch.
+
+    Attributes:
+        batch_size: examples per compiled call.
+        metric: the one of `evaluate`'s values by which epochs are compared; the
+            greatest is the best.
+    """
+
+    batch_size: int
+    metric: str
+
+    def prepare(self, variables: Any, images: np.ndarray) -> None:
+        """Compiles for these shapes ahead of the first call."""
+        ...
+
+    def evaluate(
+        self, variables: Any, images: np.ndarray, labels: np.ndarray
+    ) -> dict[str, float]:
+        """The `loss`, the metric, and more, of all these examples."""
+        ...
+
+
 class Evaluator:
-    """Logits, loss and metrics of one network on images of one size.
+    """Logits, loss and metrics of one classifier on images of one size.
 
     Args:
         apply: `apply(variables, images f32[B, H, W, C]) -> (logits, endpoints)`.
         batch_size: images per compiled call; the last call is padded.
     """
+
+    metric = "accuracy"
 
     def __init__(self, apply: Apply, *, batch_size: int = 500) -> None:
         self.batch_size = batch_size
@@ -42,15 +67,10 @@ class Evaluator:
 
     def predict(self, variables: Any, images: np.ndarray) -> np.ndarray:
         """Logits f32[N, K] of images [N, H, W, C], uint8 or float32 in [0, 1]."""
-        if len(images) == 0:
-            raise errors.DataError("no images to predict: the first dimension is 0")
-        parts = []
-        for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
-            missing = self.batch_size - len(batch)
-            if missing:
-                batch = np.concatenate([batch, batch[:1].repeat(missing, axis=0)])
-            parts.append(self._logits(variables, batch))
+        parts = [
+            self._logits(variables, batch)
+            for _, batch in batches(images, self.batch_size)
+        ]
         return np.concatenate([np.asarray(part) for part in parts])[: len(images)]
 
     def evaluate(
@@ -71,6 +91,22 @@ class Evaluator:
 
         found = jax.jit(run)(variables, images)
         return dict(zip(names, map(np.asarray, found), strict=True))
+
+
+def batches(images: np.ndarray, batch_size: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Where each batch begins, and the batch; the last one is filled up.
+
+    Raises:
+        DataError: there are no images.
+    """
+    if len(images) == 0:
+        raise errors.DataError("no images to predict: the first dimension is 0")
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        missing = batch_size - len(batch)
+        if missing:
+            batch = np.concatenate([batch, batch[:1].repeat(missing, axis=0)])
+        yield start, batch
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

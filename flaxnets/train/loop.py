@@ -17,7 +17,7 @@ from flaxnets import errors
 from flaxnets.data import arrays, datasets
 from flaxnets.train import compiling, feeding, signals
 from flaxnets.train.checkpoint import Checkpoints
-from flaxnets.train.evaluation import Evaluator
+from flaxnets.train.evaluation import Evaluation
 from flaxnets.train.progress import Progress
 from flaxnets.train.saving import Saver
 from flaxnets.train.state import State, Step
@@ -66,7 +66,7 @@ def fit(
     epochs: int,
     batch_size: int,
     seed: int,
-    evaluator: Evaluator,
+    evaluator: Evaluation,
     learning_rate: optax.Schedule,
     checkpoints: Checkpoints | None = None,
     records: Sequence[Record] = (),
@@ -96,7 +96,7 @@ def fit(
         epochs: epochs of the whole run, those already done included.
         batch_size: examples per step, divided among all devices of the kind in use.
         seed: of the order of the examples.
-        evaluator: computes test loss and accuracy.
+        evaluator: computes the test loss, and the metric by which epochs are compared.
         learning_rate: the optimizer's schedule, for the records.
         checkpoints: where to save after each epoch, at a stop, and now and then.
         records: those of the epochs already done, when resuming.
@@ -104,7 +104,7 @@ def fit(
             epoch's steps so far, times and counts.
         on_record: called with each epoch's record; again for an epoch that its time
             broke off, when it goes on.
-        patience: stop after this many epochs without a better test accuracy.
+        patience: stop after this many epochs without a better value of that metric.
         skip_nonfinite: whether the step skips what is not finite, so that going on
             makes sense.
         resident_bytes: data up to this size stays on the device, see `feeding.make`.
@@ -151,6 +151,7 @@ def fit(
             saver=Saver(checkpoints, shown.say),
             shown=shown,
             evaluate=evaluate,
+            metric=evaluator.metric,
             learning_rate=learning_rate,
             epochs=epochs,
             batch_size=batch_size,
@@ -182,6 +183,7 @@ class _Loop:
     saver: Saver
     shown: Progress
     evaluate: Callable[[Any], dict[str, float]]
+    metric: str
     learning_rate: optax.Schedule
     epochs: int
     batch_size: int
@@ -203,7 +205,7 @@ class _Loop:
         if self._late and (self.records or (int(self.state.step) and not partial)):
             return "time"
         for epoch in range(int(self.state.step) // self.feed.steps, self.epochs):
-            if _waited(self.records, patience):
+            if _waited(self.records, self.metric, patience):
                 return "early"
             sums, whole = self._steps(epoch, sums, requests)
             totals, counted, _ = _read(sums)
@@ -306,7 +308,7 @@ class _Loop:
         late = self._late
         with self.clock.beside():
             self._save(
-                tested["accuracy"], None if whole else {**totals, "count": counted}
+                tested[self.metric], None if whole else {**totals, "count": counted}
             )
         self.shown.say(_line(record, self.epochs))
         return late
@@ -423,7 +425,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _prepared(
-    evaluator: Evaluator, state: State, data: datasets.Dataset
+    evaluator: Evaluation, state: State, data: datasets.Dataset
 ) -> Iterator[Callable[[Any], dict[str, float]]]:
     """Compiles the evaluation beside the training step; yields the evaluation."""
     shapes = jax.tree.map(
@@ -491,12 +493,12 @@ def _at(schedule: optax.Schedule, step: int) -> float:
     return float(_rate(schedule, np.int32(step)))
 
 
-def _waited(records: Sequence[Record], patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought no better test accuracy."""
+def _waited(records: Sequence[Record], metric: str, patience: int | None) -> bool:
+    """Whether the last `patience` epochs brought no better test metric."""
     if patience is None or len(records) <= patience:
         return False
-    accuracies = [record["test_accuracy"] for record in records]
-    return max(accuracies[-patience:]) <= max(accuracies[:-patience])
+    values = [record[f"test_{metric}"] for record in records]
+    return max(values[-patience:]) <= max(values[:-patience])
 
 
 @contextlib.contextmanager
@@ -512,12 +514,20 @@ def _memory_advice(advice: str) -> Iterator[None]:
         ) from None
 
 
+# How the metrics of a record are shown; others with four digits.
+_FORMATS = {"accuracy": "{:.2%}", "psnr": "{:.2f} dB"}
+
+
 def _line(record: Record, epochs: int) -> str:
-    return (
-        f"epoch {record['epoch']}/{epochs}"
-        f"  train loss {record['train_loss']:.4f}"
-        f" accuracy {record.get('train_accuracy', float('nan')):.2%}"
-        f"  test loss {record['test_loss']:.4f}"
-        f" accuracy {record['test_accuracy']:.2%}"
-        f"  {record['examples_per_second']:,.0f} examples/s"
-    )
+    parts = [f"epoch {record['epoch']}/{epochs}"]
+    for split in ("train_", "test_"):
+        names = [key.removeprefix(split) for key in record if key.startswith(split)]
+        # jit sorts by name; the loss comes first all the same.
+        names.sort(key=lambda name: name != "loss")
+        shown = [
+            f"{name} {_FORMATS.get(name, '{:.4f}').format(record[split + name])}"
+            for name in names
+        ]
+        parts.append(f"{split[:-1]} {' '.join(shown)}")
+    parts.append(f"{record['examples_per_second']:,.0f} examples/s")
+    return "  ".join(parts)

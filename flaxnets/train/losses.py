@@ -127,13 +127,13 @@ def classification(
         value = cross_entropy(logits, labels, label_smoothing=label_smoothing).mean()
         truth = labels if labels.ndim == 1 else labels.argmax(axis=-1)
         accuracy = (logits.argmax(axis=-1) == truth).mean()
-        statistics = _updated(statistics, changed)
+        statistics = updated(statistics, changed)
         return value, (statistics, {"loss": value, "accuracy": accuracy})
 
     return loss
 
 
-def _updated(statistics: Tree, changed: Mapping[str, Any]) -> Tree:
+def updated(statistics: Tree, changed: Mapping[str, Any]) -> Tree:
     return {name: changed.get(name, tree) for name, tree in statistics.items()}
 
 

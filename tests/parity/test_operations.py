@@ -1,7 +1,5 @@
 """Operations and losses against PyTorch's, values and gradients."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,16 +7,9 @@ import pytest
 
 from flaxnets import ops
 from flaxnets.train import losses
+from tests.parity.exchange import channels_first, channels_last
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-
-def channels_first(x) -> Any:
-    return torch.tensor(np.moveaxis(np.asarray(x), -1, 1), requires_grad=True)
-
-
-def channels_last(x) -> np.ndarray:
-    return np.moveaxis(x.detach().numpy(), 1, -1)
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def _begun(frozen) -> train.State:
     return train.create(variables, OPTIMIZER, key=jax.random.key(1), frozen=frozen)
 
 
+@pytest.mark.once
 def test_phases_are_trainings_one_after_the_other() -> None:
     """Against `fit` and `thawed` by hand, on pictures and by each phase's features."""
     phases = _phases(stored=False)
