@@ -260,6 +260,7 @@ def run(config: Config) -> int:
                 "seed": config.seed,
                 "features_seconds": fitted.metadata["spent"],
                 "train_seconds": fitted.train_seconds,
+                "evaluation_seconds": fitted.metadata["beside"],
                 "compile_seconds": fitted.compile_seconds,
                 "waiting_share": fitted.waiting_share,
                 "peak_memory_bytes": machine.peak_memory_bytes(),

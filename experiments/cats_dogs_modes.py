@@ -80,6 +80,10 @@ def _ended(words: Sequence[str]) -> int:
                 told = True
 
 
+# What the time of a mode went into, as its result names it.
+_SECONDS = ("features_seconds", "train_seconds", "evaluation_seconds")
+
+
 def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:
     """The table, the figure, and the page that holds them."""
     names = [mode.replace("_", " ") for mode in results]
@@ -90,7 +94,7 @@ def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:
             f"{found['test_accuracy']:.2%}",
             "{:.2%} to {:.2%}".format(*found["metrics"]["accuracy_interval"]),
             f"{found['trainable_parameters']:,}",
-            f"{found['features_seconds'] + found['train_seconds']:.0f}",
+            f"{sum(found[name] for name in _SECONDS):.0f}",
             f"{found['epochs']}",
             f"{found['peak_memory_bytes'] / 2**20:,.0f}",
         )
@@ -126,9 +130,9 @@ def write_report(folder: train.RunFolder, results: Mapping[str, Any]) -> None:
             ),
             html.Section(
                 "The same in numbers",
-                "Seconds are those of reading pictures or computing features, and of "
-                "training, compilation left out; memory is the largest that the "
-                "process had.",
+                "Seconds are those of reading pictures or computing features, of "
+                "training, and of evaluating and saving after each epoch, compilation "
+                "left out; memory is the largest that the process had.",
                 text,
             ),
         ],
