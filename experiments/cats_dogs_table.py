@@ -289,7 +289,8 @@ def write_report(
             f"{row['per_class']:,}",
             f"{row['draws']}",
             f"{row['test_accuracy']:.2%}",
-            f"{row['standard_deviation']:.2%}",
+            # One draw has none.
+            f"{row['standard_deviation']:.2%}" if row["draws"] > 1 else "-",
             f"{row['seconds']:.1f}",
         )
         for row in result["table"]
