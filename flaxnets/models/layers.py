@@ -46,9 +46,6 @@ class Conv(nn.Module):
         """Maps [B, *spatial, C] to [B, *output spatial, features]."""
         shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         dtype = self.dtype or jnp.result_type(x, kernel)
         y = ops.conv(
             x.astype(dtype),
@@ -58,11 +55,14 @@ class Conv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
         )
-        return y if bias is None else _added(y, bias)
+        return _with_bias(self, y)
 
 
-def _added(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds a number a channel; without rank promotion."""
+def _with_bias(layer: "Conv | ConvTranspose", y: jax.Array) -> jax.Array:
+    """Adds the layer's bias, where it has one; without rank promotion."""
+    if not layer.use_bias:
+        return y
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
     return y + jnp.reshape(bias.astype(y.dtype), (1,) * (y.ndim - 1) + (-1,))
 
 
@@ -93,9 +93,6 @@ class ConvTranspose(nn.Module):
         """Maps [B, *spatial, C] to [B, *output spatial, features]."""
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        bias = None
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
         dtype = self.dtype or jnp.result_type(x, kernel)
         y = ops.conv_transpose(
             x.astype(dtype),
@@ -105,7 +102,7 @@ class ConvTranspose(nn.Module):
             output_padding=self.output_padding,
             dilation=self.dilation,
         )
-        return y if bias is None else _added(y, bias)
+        return _with_bias(self, y)
 
 
 class BatchNorm(nn.Module):
