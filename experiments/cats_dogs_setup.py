@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import flaxnets
+from experiments import commands
 from flaxnets import data, errors, models, params, train, transfer, weights
 from flaxnets.data import augmentation, preprocessing, pretext
 from flaxnets.models import registry
@@ -161,7 +162,7 @@ def rotation_pretrained(
         evaluator=train.Evaluator(model.apply, batch_size=100),
         learning_rate=schedule,
     )
-    whole(fitted)
+    commands.whole(fitted)
     body = {
         name: tree["backbone"]
         for name, tree in fitted.state.variables.items()
@@ -222,14 +223,6 @@ def few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
         for label in range(int(labels.max()) + 1)
     ]
     return np.concatenate(chosen)
-
-
-def whole(fitted: train.Fitted) -> None:
-    """Ends a study where its training was stopped by a signal."""
-    if fitted.stopped == "SIGINT":
-        raise KeyboardInterrupt
-    if fitted.stopped == "SIGTERM":
-        raise SystemExit(143)
 
 
 def in_memory(split: data.Split, limit: int) -> data.Split:

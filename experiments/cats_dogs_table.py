@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from experiments import cats_dogs_setup as setup
+from experiments import commands
 from flaxnets import console, data, errors, machine, train, transfer
 from flaxnets.report import figures, html
 from flaxnets.train import losses, metrics, optimizers, progress
@@ -226,7 +227,7 @@ class Mover:
             learning_rate=schedule,
             progress=progress.Progress(epochs, per_epoch, stream=io.StringIO()),
         )
-        setup.whole(fitted)
+        commands.whole(fitted)
         logits = self._evaluator.predict(fitted.state.variables, test.images)
         correct = int((logits.argmax(axis=1) == test.labels).sum())
         return {

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
+from flaxnets import train
+
 
 def options(config: Any, *, without: Collection[str]) -> list[str]:
     """The options of a command line that make a study's config, defaults left out.
@@ -31,3 +33,11 @@ def options(config: Any, *, without: Collection[str]) -> list[str]:
 def bytes_of(megabytes: int | None) -> int | None:
     """A limit in bytes, where there is one."""
     return None if megabytes is None else megabytes << 20
+
+
+def whole(fitted: train.Fitted) -> None:
+    """Ends a study where its training was stopped by a signal."""
+    if fitted.stopped == "SIGINT":
+        raise KeyboardInterrupt
+    if fitted.stopped == "SIGTERM":
+        raise SystemExit(143)

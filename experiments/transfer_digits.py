@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import tyro
 
+from experiments import commands
 from flaxnets import console, data, errors, machine, models, params, train, transfer
 from flaxnets.report import figures, html
 from flaxnets.train import losses, optimizers, progress
@@ -193,18 +194,10 @@ def first_network(config: Config, source: data.Dataset) -> tuple[Any, float]:
         evaluator=train.Evaluator(model.apply),
         learning_rate=schedule,
     )
-    _whole(fitted)
+    commands.whole(fitted)
     body = dict(fitted.state.params)
     del body["logits"]
     return jax.device_get(body), fitted.records[-1]["test_accuracy"]
-
-
-def _whole(fitted: train.Fitted) -> None:
-    """Ends the study where its training was stopped."""
-    if fitted.stopped == "SIGINT":
-        raise KeyboardInterrupt
-    if fitted.stopped == "SIGTERM":
-        raise SystemExit(143)
 
 
 def drawn(split: data.Split, count: int, seed: int) -> data.Split:
@@ -287,7 +280,7 @@ class Mover:
             learning_rate=self._schedule,
             progress=progress.Progress(1, config.steps, stream=io.StringIO()),
         )
-        _whole(fitted)
+        commands.whole(fitted)
         certificate = None
         if self._plan.frozen:
             certificate = transfer.certificate(

@@ -17,6 +17,16 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips what downloads, unless it is asked for."""
+    if os.environ.get("FLAXNETS_NETWORK"):
+        return
+    skip = pytest.mark.skip(reason="FLAXNETS_NETWORK is not set: nothing is downloaded")
+    for item in items:
+        if item.get_closest_marker("network"):
+            item.add_marker(skip)
+
+
 @pytest.fixture
 def real_data() -> Path:
     """The folder of real data sets; the test is skipped where there is none."""

@@ -4,11 +4,12 @@ import sys
 
 import tyro
 
-from experiments.benchmark import mnist, networks, pictures, transfer
+from experiments.benchmark import autoencoders, mnist, networks, pictures, transfer
 from flaxnets import console, errors
 
 BENCHMARKS = {
     "mnist": mnist,
+    "autoencoders": autoencoders,
     "networks": networks,
     "pictures": pictures,
     "transfer": transfer,

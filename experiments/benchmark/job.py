@@ -146,13 +146,83 @@ class PicturesJob:
     workers: int
 
 
-AnyJob = Job | NetworkJob | TransferJob | PicturesJob
+@dataclasses.dataclass(frozen=True)
+class UnpoolingJob:
+    """One measurement of an autoencoder, or of an un-pooling operator alone.
+
+    Attributes:
+        kind: `train_step` (Adam on the mean squared error), or `operator` (what
+            un-pooling gives, and its gradient).
+        variant: see `Contender`.
+        unpooling: as `flaxnets.models.autoencoder.UNPOOLINGS` names it.
+        batch_size: images per call.
+        side: height and width of the images, or of the maps that are un-pooled.
+        channels: of them.
+        widths: of the autoencoder, as `flaxnets.models.Autoencoder` has its levels.
+        device: `cpu`, `gpu` or `tpu`.
+        tf32: whether matrix products may round their inputs to TF32.
+        seed: of the parameters and images.
+        calls: calls in a window.
+        windows: how many are timed, after one that is not.
+    """
+
+    kind: Literal["train_step", "operator"]
+    variant: str
+    unpooling: str
+    batch_size: int
+    side: int
+    channels: int
+    widths: tuple[int, ...]
+    device: str
+    tf32: bool
+    seed: int
+    calls: int
+    windows: int
+
+    def images(self) -> np.ndarray:
+        """f32[B, side, side, channels] in [0, 1]."""
+        shape = (self.batch_size, self.side, self.side, self.channels)
+        return np.random.default_rng(self.seed).random(shape, np.float32)
+
+    def cotangent(self) -> np.ndarray:
+        """What comes back to an operator, f32[B, 2 side, 2 side, channels]."""
+        shape = (self.batch_size, 2 * self.side, 2 * self.side, self.channels)
+        if self.unpooling == "subpixel":
+            shape = (*shape[:3], self.channels // 4)
+        return np.random.default_rng(self.seed + 1).random(shape, np.float32)
+
+    def kernels(self) -> dict[str, np.ndarray]:
+        """The autoencoder's kernels by flaxnets' names, [3, 3, C, F].
+
+        Drawn as He et al. 2015 do; an operator's single one is `kernel`.
+        """
+        generator = np.random.default_rng(self.seed)
+        channels = (self.channels, *self.widths)
+        sizes = {}
+        if self.kind == "operator":
+            sizes["kernel"] = (self.channels, self.channels)
+        for level in range(1, len(channels)):
+            sizes[f"encoder/level{level}_conv1"] = channels[level - 1 : level + 1]
+        blocks = 4 if self.unpooling == "subpixel" else 1
+        for level in range(len(self.widths), 0, -1):
+            wanted = blocks * channels[level - 1]
+            sizes[f"decoder/level{level}_conv1"] = (channels[level], wanted)
+        return {
+            name: generator.normal(0, np.sqrt(2 / 9 / size[0]), (3, 3, *size)).astype(
+                np.float32
+            )
+            for name, size in sizes.items()
+        }
+
+
+AnyJob = Job | NetworkJob | TransferJob | PicturesJob | UnpoolingJob
 
 # The field that no other job has.
 _TOLD_BY: dict[str, type[AnyJob]] = {
     "network": NetworkJob,
     "stored": TransferJob,
     "workers": PicturesJob,
+    "unpooling": UnpoolingJob,
     "target": Job,
 }
 
@@ -161,7 +231,7 @@ class NetworkMissing(Exception):
     """The library has no such network."""
 
 
-def timed(call: Callable[[], Any], job: NetworkJob) -> dict[str, Any]:
+def timed(call: Callable[[], Any], job: NetworkJob | UnpoolingJob) -> dict[str, Any]:
     """Times windows of calls, each of which waits for its result.
 
     Args:

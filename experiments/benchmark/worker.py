@@ -16,6 +16,7 @@ from experiments.benchmark.contenders import CONTENDERS, FLOOR, Contender
 _WITH_ALL = (
     (jobs.TransferJob, "experiments.benchmark.workers.transfer"),
     (jobs.PicturesJob, "experiments.benchmark.pictures"),
+    (jobs.UnpoolingJob, "experiments.benchmark.workers.unpooling"),
 )
 
 # Where a package's distribution has another name.

@@ -26,6 +26,7 @@ OWN = (
     "result.json",
     "report.html",
     "figures",
+    "pictures",
     "checkpoints",
     "events",
     "wandb",

@@ -106,6 +106,44 @@ def ms_ssim(
     return jnp.mean(product, axis=-1)
 
 
+def checkerboard(differences: np.ndarray, *, period: int = 2) -> float:
+    """Share of an error's energy in a pattern that repeats with a stride.
+
+    Un-pooling that treats the places of its windows unequally leaves such a pattern
+    (Odena, Dumoulin and Olah 2016, "Deconvolution and Checkerboard Artifacts"). This is
+    the energy of the two-dimensional spectrum in those rows and columns, the mean's
+    left out, whose frequency is a multiple of 1 / period, over that of all places but
+    the mean's. White noise has as much of it as there are such places.
+
+    Args:
+        differences: what came out less what should have, f[B, H, W, C].
+        period: the stride, in pixels.
+
+    Returns:
+        The share, from 0 to 1; 0 where there is no error.
+
+    Raises:
+        ArgumentError: the period divides neither side, so that its frequency lies
+            between the spectrum's.
+    """
+    height, width = differences.shape[1:3]
+    if height % period and width % period:
+        raise errors.ArgumentError(
+            f"differences are {list(differences.shape)}, but one side must be a "
+            f"multiple of the period {period}"
+        )
+    power = np.abs(np.fft.fft2(np.asarray(differences, np.float64), axes=(1, 2))) ** 2
+    power = power.sum(axis=(0, 3))
+    power[0, 0] = 0.0
+    at = np.zeros((height, width), bool)
+    for axis, size in enumerate((height, width)):
+        if size % period == 0:
+            steps = np.arange(1, period) * size // period
+            at[(slice(None),) * axis + (steps,)] = True
+    total = power.sum()
+    return float(power[at].sum() / total) if total > 0 else 0.0
+
+
 def _similarity(images, others, data_range, window) -> tuple[jax.Array, jax.Array]:
     whole, contrast = _by_channel(images, others, data_range, window)
     return jnp.mean(whole, axis=-1), jnp.mean(contrast, axis=-1)

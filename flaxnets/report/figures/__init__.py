@@ -1,8 +1,9 @@
-"""Figures of a classifier's run: pure functions of arrays that return a figure."""
+"""Figures of a run: pure functions of arrays that return a figure."""
 
 from flaxnets.report.figures.drawing import save
 from flaxnets.report.figures.layers import feature_maps, kernels
 from flaxnets.report.figures.matrices import confusion
+from flaxnets.report.figures.restoration import codes, rows
 from flaxnets.report.figures.results import (
     curves,
     intervals,
@@ -12,6 +13,7 @@ from flaxnets.report.figures.results import (
 )
 
 __all__ = [
+    "codes",
     "confusion",
     "curves",
     "feature_maps",
@@ -19,6 +21,7 @@ __all__ = [
     "kernels",
     "learning_curves",
     "mistakes",
+    "rows",
     "samples",
     "save",
 ]
