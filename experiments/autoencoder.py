@@ -31,9 +31,10 @@ from flaxnets.train import optimizers, progress, reconstruction, similarity
 MOST_STEPS = 1 << 30
 # Training pictures that the filters are tuned on, test pictures that are shown, and
 # pictures that go through a network at once.
-TUNED_ON, SHOWN, TOGETHER = 64, 10, 100
-# Numbers in the codes that are drawn as a plane, and between which pictures are made.
-PLANE, BETWEEN = 2, 32
+TUNED_ON, SHOWN, TOGETHER = 64, 6, 100
+# Numbers in the codes that are drawn as a plane, and between which pictures are made;
+# how many are, the two ends included.
+PLANE, BETWEEN, ON_A_LINE = 2, 32, 11
 
 NOISES: dict[str, Callable[[float], corruption.Corruption]] = {
     "gaussian": corruption.gaussian,
@@ -435,10 +436,10 @@ def _codes(model: models.Autoencoder, variables: Any, images: np.ndarray) -> np.
 def _between(
     model: models.Autoencoder, variables: Any, images: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """f32[5, SHOWN, H, W, C]: from one class to the next, along a line of codes."""
+    """f32[5, ON_A_LINE, H, W, C]: from one class to the next, along a line of codes."""
     firsts = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
     pairs = np.array(firsts[: len(firsts) // 2 * 2][:10]).reshape(-1, 2)
-    shares = np.linspace(0, 1, SHOWN, dtype=np.float32)[:, None]
+    shares = np.linspace(0, 1, ON_A_LINE, dtype=np.float32)[:, None]
 
     apply: Any = model.apply
 

@@ -88,17 +88,12 @@ def write(
     ]
     for number, noise in enumerate(dict.fromkeys(row["noise"] for row in rows)):
         own = [row for row in rows if row["noise"] == noise]
-        shown = {
-            f"{row['method'].replace('_', ' ')}\n{row['psnr']:.1f} dB": np.load(
-                kept(folder, row)
-            )["restored"]
-            for row in own
-        }
+        shown = {_above(row): np.load(kept(folder, row))["restored"] for row in own}
         count = len(next(iter(shown.values())))
         title = "Rebuilt" if noise == "none" else f"Restored from {noise}"
         path = folder.path(f"figures/restored{number}.png")
         pictures = {"clean": dataset.test.images[:count], **shown}
-        figures.save(figures.rows(pictures, title), path)
+        figures.save(figures.side_by_side(pictures, title), path)
         sections.append(
             html.Section(title, "The first test pictures, and each method's.", path)
         )
@@ -123,7 +118,7 @@ def _codes(
     plane = folder.path("figures/codes.png")
     codes = np.load(folder.path(f"pictures/code{small}.npz"))["codes"]
     figures.save(
-        figures.codes(
+        figures.plane(
             codes,
             dataset.test.labels[: len(codes)],
             dataset.class_names,
@@ -133,11 +128,10 @@ def _codes(
     )
     path = folder.path("figures/between.png")
     between = np.load(folder.path(f"pictures/code{large}.npz"))["between"]
-    names = {f"pair {number}": pair for number, pair in enumerate(between, start=1)}
-    figures.save(
-        figures.rows(names, f"From one digit to another, in codes of {large} numbers"),
-        path,
-    )
+    shares = np.linspace(0, 1, between.shape[1])
+    columns = {f"{share:.0%}": between[:, place] for place, share in enumerate(shares)}
+    title = f"From one digit to another, in codes of {large} numbers"
+    figures.save(figures.side_by_side(columns, title), path)
     return [
         html.Section(
             f"Digits in {small} numbers",
@@ -152,6 +146,12 @@ def _codes(
             path,
         ),
     ]
+
+
+def _above(row: dict[str, Any]) -> str:
+    """The words above a method's pictures, in lines that are short."""
+    name = row["method"].replace("_", " ").replace(" ", "\n", 1)
+    return f"{name}\n{row['psnr']:.1f} dB"
 
 
 def _white(shape: tuple[int, ...]) -> float:

@@ -339,24 +339,9 @@ def test_intervals_are_drawn_where_they_are() -> None:
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
 
 
-def test_rows_show_every_state_of_every_picture() -> None:
-    generator = np.random.default_rng(0)
-    clean = generator.integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
-    restored = clean / 255 + generator.normal(0, 0.5, clean.shape)
-    figure = figures.rows({"clean": clean, "restored": restored}, "Title", "a note")
-    (axes,) = figure.axes
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["clean", "restored"]
-    laid = np.asarray(axes.images[0].get_array())
-    # Each pixel is 8 x 8 of them, and tiles are 4 apart.
-    tile = laid[68 : 68 + 64 : 8, 2 * 68 : 2 * 68 + 64 : 8, 0]
-    np.testing.assert_allclose(tile, np.clip(restored[2, :, :, 0], 0, 1))
-    assert titles(figure) == "Titlea note"
-
-
 def test_codes_are_coloured_and_named_by_class() -> None:
     points = np.array([[0.0, 0.0], [2.0, 1.0], [1.0, 5.0], [7.0, 7.0]])
-    figure = figures.codes(points, np.array([0, 0, 2, 2]), NAMES, "Title")
+    figure = figures.plane(points, np.array([0, 0, 2, 2]), NAMES, "Title")
     (axes,) = figure.axes
     assert [text.get_text() for text in axes.texts] == ["zero", "two"]
     assert axes.texts[0].xy == (1.0, 0.5)

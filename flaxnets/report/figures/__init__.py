@@ -1,9 +1,10 @@
 """Figures of a run: pure functions of arrays that return a figure."""
 
+from flaxnets.report.figures.codes import plane
 from flaxnets.report.figures.drawing import save
 from flaxnets.report.figures.layers import feature_maps, kernels
 from flaxnets.report.figures.matrices import confusion
-from flaxnets.report.figures.restoration import codes, rows
+from flaxnets.report.figures.pictures import by_depth, side_by_side
 from flaxnets.report.figures.results import (
     curves,
     intervals,
@@ -13,7 +14,7 @@ from flaxnets.report.figures.results import (
 )
 
 __all__ = [
-    "codes",
+    "by_depth",
     "confusion",
     "curves",
     "feature_maps",
@@ -21,7 +22,8 @@ __all__ = [
     "kernels",
     "learning_curves",
     "mistakes",
-    "rows",
+    "plane",
     "samples",
     "save",
+    "side_by_side",
 ]

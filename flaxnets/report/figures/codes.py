@@ -1,6 +1,6 @@
-"""What comes back out of a network: pictures beside each other, and codes."""
+"""Codes of two numbers, as a plane."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,40 +12,7 @@ if TYPE_CHECKING:
 
 
 @drawing.styled
-def rows(pictures: Mapping[str, np.ndarray], title: str, note: str = "") -> "Figure":
-    """The same pictures in several states, a row a state.
-
-    Args:
-        pictures: by name, uint8[N, H, W, C] or floats that are cut to [0, 1]; the same
-            N, H and W in all.
-        title: of the figure.
-        note: a sentence below it.
-    """
-    count, height, width = next(iter(pictures.values())).shape[:3]
-    tiles = np.concatenate([drawing.picture(found) for found in pictures.values()])
-    # Small pictures are enlarged, so that the gaps can be narrower than a pixel.
-    blocks = max(1, 64 // width)
-    tiles = tiles.repeat(blocks, axis=1).repeat(blocks, axis=2)
-    gap = max(2, tiles.shape[2] // 16)
-    laid = drawing.mosaic(tiles, count, gap=gap, empty=1.0)
-    names = 1.6
-    wide = 11 - names
-    figure = drawing.figure(11, wide * laid.shape[0] / laid.shape[1] + 0.8, title)
-    axes = figure.add_subplot()
-    axes.imshow(laid, vmin=0, vmax=1)
-    drawing.bare(axes)
-    axes.set_title(note)
-    step = tiles.shape[1] + gap
-    axes.set_yticks(
-        [index * step + tiles.shape[1] / 2 for index in range(len(pictures))],
-        list(pictures),
-    )
-    axes.tick_params(length=0)
-    return figure
-
-
-@drawing.styled
-def codes(
+def plane(
     points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], title: str
 ) -> "Figure":
     """Codes of two numbers, coloured by class, each class named at its median.
