@@ -86,6 +86,39 @@ sys.exit(networks.run(config))
     assert (tmp_path / "plot.png").exists()
 
 
+def test_autoencoders_and_operators_are_measured(tmp_path: Path) -> None:
+    script = """
+import sys
+from experiments.benchmark import autoencoders
+Task = autoencoders.Task
+autoencoders.CPU = {
+    "step": Task("train_step", "max_unpool", 2, 8, 1, (4,), calls=1),
+    "operator": Task("operator", "transposed", 2, 8, 4, calls=1),
+}
+config = autoencoders.Config(
+    rounds=1, tasks=("step", "operator"), windows=1, device="cpu",
+    contenders=("keras-jax",), out=__import__("pathlib").Path(sys.argv[1]),
+)
+sys.exit(autoencoders.run(config))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    for task in ("step", "operator"):
+        assert result["summary"][task]["rows"]["flaxnets"]["step_ms"]["median"] > 0
+    # Keras cannot do either.
+    others = {o["status"] for o in result["outcomes"] if o["contender"] == "keras-jax"}
+    assert others <= {"not installed", "no network"} and len(others) == 1
+    table = (tmp_path / "table.txt").read_text()
+    assert "autoencoder with max unpool, training step, 2 x 8x8x1" in table
+    assert "transposed, with its gradient, 2 x 8x8x4" in table
+
+
 def test_interrupted_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.benchmark", *TINY, "--rounds", "99"]
     process = subprocess.Popen(
