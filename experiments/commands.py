@@ -11,14 +11,15 @@ def options(config: Any, *, without: Collection[str]) -> list[str]:
     """The options of a command line that make a study's config, defaults left out.
 
     Args:
-        config: a dataclass whose fields all have defaults.
+        config: a dataclass.
         without: names of fields that are left out.
     """
     words = []
-    default = type(config)()
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if field.name in without or value == getattr(default, field.name):
+        value, default = getattr(config, field.name), field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if field.name in without or value == default:
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):

@@ -63,6 +63,16 @@ def decode(file: BinaryIO, name: str) -> np.ndarray:
     return rgb(upright, name)
 
 
+def rgb_profile(file: BinaryIO, name: str) -> bytes | None:
+    """The ICC profile of an open picture file, if `decode` keeps the values it is of.
+
+    That is, of a colour picture that is not CMYK: a profile of another kind would not
+    fit the RGB values that it becomes. `name` is for messages.
+    """
+    with opened(file, name) as image:
+        return image.info.get("icc_profile") if image.mode[:3] == "RGB" else None
+
+
 @contextlib.contextmanager
 def opened(file: BinaryIO, name: str) -> "Iterator[ImageFile.ImageFile]":
     """A picture whose header was read; what fails in the block names the file.

@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from skimage import metrics
 
 from flaxnets import errors
 from flaxnets.train import similarity
-
-metrics = pytest.importorskip("skimage.metrics", reason="scikit-image is missing")
 
 
 def pairs(height: int = 28, width: int = 31, channels: int = 3, batch: int = 4):
