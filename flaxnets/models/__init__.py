@@ -11,6 +11,7 @@ from flaxnets.models.googlenet import GoogLeNet as GoogLeNet
 from flaxnets.models.heads import Head as Head
 from flaxnets.models.heads import WithHead as WithHead
 from flaxnets.models.mirrors import decoder_for as decoder_for
+from flaxnets.models.mirrors import pooling_levels as pooling_levels
 from flaxnets.models.registry import build as build
 from flaxnets.models.registry import list_models as list_models
 from flaxnets.models.resnet import ResNet as ResNet

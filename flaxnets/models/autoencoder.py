@@ -22,6 +22,8 @@ UNPOOLINGS: tuple[Unpooling, ...] = (
     "resize",
     "subpixel",
 )
+# Those that do a convolution's work too.
+_CONVOLVING = ("transposed", "subpixel")
 
 
 class Level(NamedTuple):
@@ -30,10 +32,13 @@ class Level(NamedTuple):
     Attributes:
         widths: kernels of each 3x3 convolution, first to last.
         pooled: whether 2x2 max pooling follows.
+        squeezes: kernels of a 1x1 convolution before each of them, as SqueezeNet's
+            fire modules have one; () for none.
     """
 
     widths: tuple[int, ...]
     pooled: bool = True
+    squeezes: tuple[int, ...] = ()
 
 
 class Code(NamedTuple):
@@ -73,6 +78,7 @@ class Encoder(nn.Module):
         shapes, switches = [x.shape[1:3]], []
         for index, level in enumerate(self.levels, start=1):
             for number, width in enumerate(level.widths, start=1):
+                x = _squeezed(x, level, index, number, self.dtype)
                 name = f"level{index}_conv{number}"
                 x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
                 x = nn.relu(x)
@@ -147,18 +153,23 @@ class Decoder(nn.Module):
             before = self.levels[index - 2].widths[-1] if index > 1 else self.channels
             # From the last convolution's kernels back to what the first one was given.
             widths = [*level.widths[-2::-1], before]
-            names = [f"level{index}_conv{n}" for n in range(len(widths), 0, -1)]
+            numbers = list(range(len(widths), 0, -1))
             shape = code.shapes[index - 1]
             if level.pooled:
                 places = switches.pop() if switches else None
-                x, done = self._up(x, shape, places, widths[0], names[0])
-                if done:
+                if self.unpooling in _CONVOLVING:
+                    x = _squeezed(x, level, index, numbers[0], self.dtype)
+                name = f"level{index}_conv{numbers[0]}"
+                x = self._up(x, shape, places, widths[0], name)
+                if self.unpooling in _CONVOLVING:
                     x = x if (index, len(widths)) == (1, 1) else nn.relu(x)
-                    widths, names = widths[1:], names[1:]
+                    widths, numbers = widths[1:], numbers[1:]
             endpoints[f"level{index}"] = x
-            for width, name in zip(widths, names, strict=True):
+            for width, number in zip(widths, numbers, strict=True):
+                x = _squeezed(x, level, index, number, self.dtype)
+                name = f"level{index}_conv{number}"
                 x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
-                if (index, name) != (1, "level1_conv1"):
+                if (index, number) != (1, 1):
                     x = nn.relu(x)
         return x, endpoints
 
@@ -169,33 +180,41 @@ class Decoder(nn.Module):
         switches: jax.Array | None,
         width: int,
         name: str,
-    ) -> tuple[jax.Array, bool]:
-        """Un-pools to a shape; also returns whether that did a convolution's work."""
+    ) -> jax.Array:
+        """Un-pools to a shape, and convolves where the kind of un-pooling does."""
         if self.unpooling == "max_unpool" and switches is not None:
-            return ops.max_unpool(x, switches, shape, 2), False
-        if self.unpooling == "bed_of_nails":
-            missing = [
-                (0, full - 2 * half)
-                for full, half in zip(shape, x.shape[1:3], strict=True)
-            ]
-            return jnp.pad(ops.bed_of_nails(x, 2), [(0, 0), *missing, (0, 0)]), False
+            return ops.max_unpool(x, switches, shape, 2)
         if self.unpooling == "resize":
             size = (x.shape[0], *shape, x.shape[-1])
-            return jax.image.resize(x, size, "bilinear"), False
-        done = False
-        if self.unpooling == "nearest":
+            return jax.image.resize(x, size, "bilinear")
+        if self.unpooling == "bed_of_nails":
+            x = ops.bed_of_nails(x, 2)
+        elif self.unpooling == "nearest":
             x = ops.nearest(x, 2)
         elif self.unpooling == "transposed":
             up = layers.ConvTranspose(width, (3, 3), 2, dtype=self.dtype, name=name)
-            x, done = up(x), True
+            x = up(x)
         else:
             blocks = layers.Conv(4 * width, (3, 3), dtype=self.dtype, name=name)
-            x, done = ops.depth_to_space(blocks(x), 2), True
-        # A pooling drops the last row of an odd height: it comes back as a copy.
-        missing = [
-            (0, full - have) for full, have in zip(shape, x.shape[1:3], strict=True)
-        ]
-        return jnp.pad(x, [(0, 0), *missing, (0, 0)], mode="edge"), done
+            x = ops.depth_to_space(blocks(x), 2)
+        # A pooling drops the last row of an odd height, and a convolution without
+        # padding rows on both sides: they come back as copies, or as zeros.
+        edges = [(0, 0)] * x.ndim
+        for axis, full in enumerate(shape, start=1):
+            missing = full - x.shape[axis]
+            edges[axis] = (missing // 2, missing - missing // 2)
+        nails = self.unpooling == "bed_of_nails"
+        return jnp.pad(x, edges, mode="constant" if nails else "edge")
+
+
+def _squeezed(
+    x: jax.Array, level: Level, index: int, number: int, dtype: Any
+) -> jax.Array:
+    """What a level's convolution is given, after its 1x1 convolution if it has one."""
+    if not level.squeezes:
+        return x
+    width, name = level.squeezes[number - 1], f"level{index}_squeeze{number}"
+    return nn.relu(layers.Conv(width, (1, 1), dtype=dtype, name=name)(x))
 
 
 class Autoencoder(nn.Module):

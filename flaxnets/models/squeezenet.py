@@ -11,7 +11,7 @@ from flaxnets.models import layers
 from flaxnets.models.layers import Output
 
 # Kernels of each fire module: squeeze, and each of the two expansions.
-_FIRES = {
+FIRES = {
     "fire2": (16, 64),
     "fire3": (16, 64),
     "fire4": (32, 128),
@@ -22,7 +22,7 @@ _FIRES = {
     "fire9": (64, 256),
 }
 # After which modules the map is halved, besides the first convolution.
-_POOLS = {
+POOLS = {
     "caffe": ("fire4", "fire8"),
     "1.0": ("fire4", "fire8"),
     "1.1": ("fire3", "fire5"),
@@ -64,9 +64,9 @@ class SqueezeNet(nn.Module):
         )(images)
         x = endpoints["conv1"] = nn.relu(x)
         x = ops.max_pool(x, 3, strides=2, ceil_mode=True)
-        for name, (squeeze, expand) in _FIRES.items():
+        for name, (squeeze, expand) in FIRES.items():
             x = endpoints[name] = Fire(squeeze, expand, self.dtype, name=name)(x)
-            if name in _POOLS[self.version]:
+            if name in POOLS[self.version]:
                 x = ops.max_pool(x, 3, strides=2, ceil_mode=True)
         endpoints["features"] = x
         if not self.num_classes:

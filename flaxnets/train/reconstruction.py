@@ -24,6 +24,7 @@ def reconstruction(
     distance: Distance = losses.mean_squared_error,
     corrupt: Change | None = None,
     augment: Change | None = None,
+    target: str | None = None,
 ) -> Loss:
     """The loss of a network that gives its input back, or restores what it was.
 
@@ -32,6 +33,8 @@ def reconstruction(
         distance: from what comes out to what should have.
         corrupt: changes what goes in, and not what should come out.
         augment: changes both.
+        target: the endpoint that holds what should come out, for networks that are
+            given something else than images; by default it is what went in.
 
     Returns:
         As `losses.classification`; labels are not used, and the metric is `loss`.
@@ -45,14 +48,15 @@ def reconstruction(
         if augment is not None:
             images = augment(augment_key, images)
         given = images if corrupt is None else corrupt(corrupt_key, images)
-        (restored, _), changed = apply(
+        (restored, endpoints), changed = apply(
             {"params": params, **statistics},
             given,
             train=True,
             rngs={"dropout": dropout_key},
             mutable=list(statistics),
         )
-        value = distance(restored.astype(jnp.float32), images).mean()
+        wanted = images if target is None else as_float(endpoints[target])
+        value = distance(restored.astype(jnp.float32), wanted).mean()
         return value, (losses.updated(statistics, changed), {"loss": value})
 
     return loss
@@ -114,6 +118,7 @@ class Restorer:
             to it depends on its place and on nothing else.
         key: of what `corrupt` draws.
         batch_size: images per compiled call; the last call is padded.
+        target: as for `reconstruction`; what goes in need not be images then.
     """
 
     metric = "psnr"
@@ -126,6 +131,7 @@ class Restorer:
         corrupt: Change | None = None,
         key: jax.Array | None = None,
         batch_size: int = 500,
+        target: str | None = None,
     ) -> None:
         if corrupt is not None and key is None:
             raise errors.ArgumentError("corrupt needs a key to draw with")
@@ -134,20 +140,24 @@ class Restorer:
 
         def restored(
             variables: Any, images: jax.Array, start: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            given = as_float(images)
+        ) -> tuple[jax.Array, jax.Array, jax.Array]:
+            given = wanted = as_float(images)
             if corrupt is not None:
                 given = corrupted(corrupt, self._key, given, start)
-            return given, apply(variables, given)[0].astype(jnp.float32)
+            found, endpoints = apply(variables, given)
+            if target is not None:
+                wanted = as_float(endpoints[target])
+            return given, found.astype(jnp.float32), wanted
 
         def measured(
             variables: Any, images: jax.Array, start: jax.Array
         ) -> dict[str, jax.Array]:
-            _, found = restored(variables, images, start)
-            targets = as_float(images)
+            _, found, targets = restored(variables, images, start)
             return {"loss": distance(found, targets), **likeness(found, targets)}
 
-        self._restored = compiling.Compiled(restored, name="the restoration")
+        self._restored = compiling.Compiled(
+            lambda *arguments: restored(*arguments)[:2], name="the restoration"
+        )
         self._measured = compiling.Compiled(measured, name="the evaluation")
 
     def prepare(self, variables: Any, images: np.ndarray) -> None:

@@ -347,3 +347,30 @@ def test_codes_are_coloured_and_named_by_class() -> None:
     assert axes.texts[0].xy == (1.0, 0.5)
     drawn = [np.asarray(found.get_offsets()) for found in axes.collections]
     np.testing.assert_array_equal(drawn[1], points[2:])
+
+
+def test_versions_of_pictures_stand_side_by_side() -> None:
+    generator = np.random.default_rng(0)
+    first = generator.integers(0, 256, (2, 10, 20, 3), np.uint8)
+    second = generator.random((2, 10, 20, 1))
+    figure = figures.side_by_side({"one": first, "two\n9 dB": second}, "Title", "note")
+    laid = shown(figure)
+    # A twentieth of the width lies between them.
+    assert laid.shape == (21, 41, 3)
+    np.testing.assert_allclose(laid[11:21, :20], first[1] / 255)
+    np.testing.assert_allclose(laid[:10, 21:], second[0].repeat(3, axis=-1))
+    (axes,) = figure.axes
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["one", "two\n9 dB"]
+    assert titles(figure) == "Titlenote"
+
+
+def test_measures_by_depth_have_gaps_where_there_is_nothing() -> None:
+    series = {"rebuilt": [30.0, 20.0, 15.0], "small": [None, 25.0, None]}
+    figure = figures.by_depth(("a", "b", "c"), series, "Title", "decibels")
+    (axes,) = figure.axes
+    drawn = {tuple(np.nan_to_num(line(axes, index)[:, 1])) for index in (0, 1)}
+    assert drawn == {(30.0, 20.0, 15.0), (0.0, 25.0, 0.0)}
+    assert [text.get_text() for text in axes.texts] == ["small", "rebuilt"]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == ["a", "b", "c"]

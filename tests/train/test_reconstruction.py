@@ -73,6 +73,32 @@ def test_the_loss_corrupts_what_goes_in_and_augments_both() -> None:
     assert shown == {"loss": value} and statistics == {}
 
 
+def test_a_network_that_is_given_no_images_is_compared_with_an_endpoint() -> None:
+    """It is given rows of numbers: halves are its output, and threefold its target."""
+
+    def apply(variables, given, *, mutable=False, **_):
+        rows = given.reshape(-1, 12, 12, 1)
+        found = rows * variables["params"]["factor"], {"wanted": rows * 3}
+        return found if mutable is False else (found, {})
+
+    numbers = np.random.default_rng(1).random((23, 144), np.float32)
+    pictures = numbers.reshape(-1, 12, 12, 1)
+    expected = np.mean((2.5 * pictures) ** 2, axis=(1, 2, 3))
+    loss = reconstruction.reconstruction(apply, target="wanted")
+    batch = {"image": jnp.asarray(numbers), "label": jnp.asarray(LABELS)}
+    value, _ = loss(HALF["params"], {}, batch, jax.random.key(0))
+    assert value == pytest.approx(expected.mean(), rel=1e-5)
+    restorer = train.Restorer(apply, target="wanted", batch_size=10)
+    found = restorer.evaluate(HALF, numbers)
+    assert found["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    # Measured as they are shown; targets lie outside of that here.
+    shown = np.mean((pictures / 2 - 3 * pictures) ** 2, axis=(1, 2, 3))
+    assert found["psnr"] == pytest.approx(-10 * np.log10(shown).mean(), rel=1e-5)
+    given, restored = restorer.predict(HALF, numbers)
+    np.testing.assert_array_equal(given, numbers)
+    np.testing.assert_allclose(restored, pictures / 2, rtol=1e-6)
+
+
 def test_the_perceptual_distance_is_that_of_endpoints() -> None:
     model = models.CNN(num_classes=None, widths=(4, 5), pools=1, dense=())
     variables = params.initialize(model, jax.random.key(0), (1, 12, 12, 1))
