@@ -72,12 +72,23 @@ def test_the_transfer_example_runs_as_it_stands(tmp_path, monkeypatch) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
     found: dict = {"pictures": data.Split(pictures, np.array([0, 1], np.int32))}
     exec(EXAMPLES[2], found)
-    assert len(EXAMPLES) == 3
     # 13x13 pixels of fire8's 512 channels.
     assert found["seen"].images.shape == (2, 13 * 13 * 512)
     batch = {"image": found["seen"].images, "label": found["seen"].labels}
     state, metrics = found["step"](found["state"], batch)
     assert int(state.step) == 1 and np.isfinite(metrics["loss"])
+
+
+def test_the_autoencoder_of_the_example_has_a_loss_to_be_trained_by() -> None:
+    found: dict = {}
+    exec(EXAMPLES[3], found)
+    assert len(EXAMPLES) == 4
+    shape = (2, 28, 28, 1)
+    variables = params.initialize(found["model"], jax.random.key(0), shape)
+    batch = {"image": np.full(shape, 0.5, np.float32), "label": np.zeros(2, np.int32)}
+    loss = jax.jit(found["loss"])
+    value, _ = loss(variables["params"], {}, batch, jax.random.key(1))
+    assert np.isfinite(value) and value > 0
 
 
 def test_the_paths_exist() -> None:
