@@ -143,6 +143,32 @@ def captions(
         )
 
 
+def name_lines(
+    axes: "Axes", place: float, ends: Sequence[tuple[float, str, str]], apart: float
+) -> None:
+    """Writes names at lines' right ends, pushed down where two would overlap.
+
+    Args:
+        axes: with the lines.
+        place: of their ends, along the horizontal axis.
+        ends: of each line, the height of its end, the words, and the colour.
+        apart: the least distance of two words, along the vertical axis.
+    """
+    lowest = np.inf
+    for height, words, colour in sorted(ends, key=lambda end: -end[0]):
+        lowest = min(height, lowest - apart)
+        axes.annotate(
+            words,
+            (place, lowest),
+            xytext=(10, 0),
+            textcoords="offset points",
+            color=colour,
+            fontweight="bold",
+            verticalalignment="center",
+            annotation_clip=False,
+        )
+
+
 def bare(axes: "Axes") -> None:
     """Removes ticks and frame, but keeps title and axis labels."""
     axes.set(xticks=[], yticks=[])

@@ -72,25 +72,15 @@ def by_depth(
     }
     everything = sum(known.values(), [])
     span = max(everything) - min(everything) or 1.0
-    lowest = np.inf
-    ends = {name: values[-1] if values else -np.inf for name, values in known.items()}
-    for name in sorted(ends, key=ends.__getitem__, reverse=True):
+    ends = []
+    for name, values in series.items():
         colour = drawing.COLOURS[list(series).index(name) % len(drawing.COLOURS)]
-        values = np.array(series[name], float)
-        axes.plot(range(len(names)), values, "o-", markersize=4, color=colour)
-        if np.isfinite(ends[name]):
-            # Pushed down where two would overlap.
-            lowest = min(ends[name], lowest - 0.07 * span)
-            axes.annotate(
-                name,
-                (len(names) - 1, lowest),
-                xytext=(10, 0),
-                textcoords="offset points",
-                color=colour,
-                fontweight="bold",
-                verticalalignment="center",
-                annotation_clip=False,
-            )
+        axes.plot(
+            range(len(names)), np.array(values, float), "o-", markersize=4, color=colour
+        )
+        if known[name]:
+            ends.append((known[name][-1], name, colour))
+    drawing.name_lines(axes, len(names) - 1, ends, 0.07 * span)
     axes.set_xticks(range(len(names)), names)
     axes.set_xlim(-0.2, len(names) - 0.8)
     axes.set_title(ylabel)

@@ -110,31 +110,18 @@ def learning_curves(
     axes.set_xscale("log")
     axes.set_xticks(counts, [f"{count:,}" for count in counts])
     axes.xaxis.set_minor_locator(NullLocator())
-    ends = {name: float(values[:, -1].mean()) for name, values in accuracies.items()}
+    highest = max(float(values[:, -1].mean()) for values in accuracies.values())
     lowest = min(float(values.min()) for values in accuracies.values())
-    span = max(ends.values()) - lowest or 1.0
-    height = np.inf
-    for name in sorted(ends, key=ends.__getitem__, reverse=True):
-        values = accuracies[name]
+    ends = []
+    for place, (name, values) in enumerate(accuracies.items()):
         mean, spread = values.mean(axis=0), values.std(axis=0)
-        place = list(accuracies).index(name) % len(drawing.COLOURS)
-        colour = drawing.COLOURS[place]
+        colour = drawing.COLOURS[place % len(drawing.COLOURS)]
         axes.plot(counts, mean, marker="o", markersize=4, color=colour)
         axes.fill_between(
             counts, mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0
         )
-        # Names at the lines' right ends, pushed down where they would overlap.
-        height = min(ends[name], height - 0.06 * span)
-        axes.annotate(
-            f"{name} {ends[name]:.1%}",
-            (counts[-1], height),
-            xytext=(10, 0),
-            textcoords="offset points",
-            color=colour,
-            fontweight="bold",
-            verticalalignment="center",
-            annotation_clip=False,
-        )
+        ends.append((float(mean[-1]), f"{name} {mean[-1]:.1%}", colour))
+    drawing.name_lines(axes, counts[-1], ends, 0.06 * (highest - lowest or 1.0))
     axes.yaxis.set_major_formatter(drawing.percent())
     axes.set(xlabel=xlabel, title="test accuracy: mean and standard deviation")
     return figure
