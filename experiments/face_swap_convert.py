@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from experiments import commands, face_swap_faces
+from experiments.face_swap_model import Direction, Swapper
 from flaxnets import console, errors, files, machine, train
 from flaxnets.data import folders, pictures, provenance
 from flaxnets.train import signals
@@ -29,8 +30,7 @@ DESCRIPTION = "A neural network swapped faces in this picture."
 MOST_STEPS = 1 << 30
 _SUFFIXES = {"png": (".png",), "jpeg": (".jpg", ".jpeg")}
 
-Direction = Literal["a_to_b", "b_to_a"]
-LoadSwapper = Callable[[Path, Direction], face_swap_faces.Swapper]
+LoadSwapper = Callable[[Path, Direction], Swapper]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +186,7 @@ def convert(
     job: Job,
     target: Path,
     box: face_swap_faces.Box | Literal["whole"] | None,
-    swapper: face_swap_faces.Swapper,
+    swapper: Swapper,
 ) -> list[face_swap_faces.Box]:
     """Converts one picture and writes it; returns the boxes that were changed.
 
@@ -221,7 +221,7 @@ def places(
     config: ConvertConfig,
     picture: np.ndarray,
     box: face_swap_faces.Box | Literal["whole"] | None,
-    swapper: face_swap_faces.Swapper,
+    swapper: Swapper,
     shown: str,
 ) -> list[face_swap_faces.Box]:
     """The boxes of a picture that are to be changed."""

@@ -3,10 +3,12 @@
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+
+from experiments.face_swap_model import Swapper
 
 # The longer side in pixels of what is searched. Smaller faces are found in a larger
 # picture, but so is more that is none, and the time grows with its area.
@@ -22,25 +24,6 @@ _STEP = 1.1
 _AGREEING = 6
 # How far inside its edge the ellipse begins to fade, as a share of its half axes.
 FEATHER = 0.3
-
-
-class Swapper(Protocol):
-    """A face swap: what `face_swap_model.load_swapper` returns, or any other.
-
-    Attributes:
-        size: height H and width W of the faces that it takes.
-        channels: C; 3, or 1 for grey.
-    """
-
-    def swap(self, faces: np.ndarray, /) -> np.ndarray:
-        """The others in place of faces uint8[N, H, W, C]; the same shape and type."""
-        ...
-
-    @property
-    def size(self) -> tuple[int, int]: ...
-
-    @property
-    def channels(self) -> int: ...
 
 
 class Box(NamedTuple):

@@ -1,8 +1,9 @@
 """Random changes of images, on the device: functions `(key, images) -> images`.
 
 Images are f32[B, H, W, C]; each image of a batch is changed by its own draw, what is
-moved in from outside is 0, and the same key gives the same images. `resized_crop` and
-the `adjust_` functions are what two of the changes do once something has been drawn.
+moved in from outside is 0, and the same key gives the same images. `resized_crop`,
+`interpolated` and the `adjust_` functions are what some of the changes do once
+something has been drawn.
 """
 
 import math
@@ -218,7 +219,7 @@ def rotation(degrees: float) -> Augmentation:
         right = (jnp.arange(width) - centre)[None, None, :]
         rows = cosine * down + sine * right + middle
         columns = cosine * right - sine * down + centre
-        return _interpolated(images, rows, columns)
+        return interpolated(images, rows, columns)
 
     return augment
 
@@ -393,7 +394,7 @@ def _resampled(
     return total
 
 
-def _interpolated(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def interpolated(images: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """Bilinear values at places f32[B, H, W] of images, in pixels; 0 outside.
 
     Four taps at one index into padded, flattened images, since

@@ -15,5 +15,6 @@ from flaxnets.models.mirrors import pooling_levels as pooling_levels
 from flaxnets.models.registry import build as build
 from flaxnets.models.registry import list_models as list_models
 from flaxnets.models.resnet import ResNet as ResNet
+from flaxnets.models.shared import SharedAutoencoder as SharedAutoencoder
 from flaxnets.models.squeezenet import SqueezeNet as SqueezeNet
 from flaxnets.models.vgg import VGG as VGG
