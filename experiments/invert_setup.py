@@ -195,9 +195,9 @@ class Inversion:
     def drawn(self, key: jax.Array) -> dict[str, Any]:
         """Variables that training begins with: the decoder's, newly drawn.
 
-        It begins near one grey for every picture, the mean of the first of them: Adam
+        It begins with one grey for every picture, the mean of the first of them: Adam
         takes hundreds of steps to find that, and to forget the noise that a last layer
-        of larger numbers draws.
+        of random numbers draws.
 
         With those of the encoder in a collection of their own, which is not trained,
         where its activations are computed in each step.
@@ -214,7 +214,7 @@ class Inversion:
                 # variance, and nothing of it arrives through ten layers.
                 layer["kernel"] = layer["kernel"] * math.sqrt(2)
             last = made["params"]["level1_conv1"]
-            last["kernel"] = 0.1 * last["kernel"]
+            last["kernel"] = jnp.zeros_like(last["kernel"])
             last["bias"] = jnp.full_like(last["bias"], self._grey)
             return made
 

@@ -30,8 +30,9 @@ def _known(rows: list[dict]) -> list[dict]:
 
 
 def test_it_leaves_a_table_pictures_and_codes_and_goes_on(
-    tmp_path: Path, capsys
+    tmp_path: Path, capsys, monkeypatch
 ) -> None:
+    monkeypatch.setattr(autoencoder, "TUNED_ON", 8)  # For the time it takes.
     out = tmp_path / "run"
     assert autoencoder.run(_config(out)) == 0
     assert "gaussian:0.5  max_unpool" in capsys.readouterr().out
