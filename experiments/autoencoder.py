@@ -107,7 +107,7 @@ def run(config: Config) -> int:
         folder.path("pictures").mkdir(exist_ok=True)
         began = time.perf_counter()
         for name, noise in noises.items():
-            bench = Bench(config, dataset, name, noise)
+            bench = Bench(config, dataset, noise)
             for place, (method, make) in enumerate(bench.methods()):
                 number = sum(row["noise"] == name for row in rows)
                 if place < number:
@@ -125,7 +125,7 @@ def run(config: Config) -> int:
         result = {
             "dataset": dataset.name,
             "test_pictures": len(dataset.test.labels),
-            "steps": config.steps,
+            "steps": max(row.get("steps", 0) for row in rows),
             "batch_size": config.batch_size,
             "seed": config.seed,
             "gains": autoencoder_report.gains(rows),
@@ -248,11 +248,9 @@ class Bench:
         self,
         config: Config,
         dataset: data.Dataset,
-        name: str,
         noise: corruption.Corruption | None,
     ) -> None:
-        self._config, self._dataset = config, dataset
-        self._name, self._noise = name, noise
+        self._config, self._dataset, self._noise = config, dataset, noise
         self._key = jax.random.key(config.seed)
         self.clean = np.asarray(dataset.test.images, np.float32) / 255
         self.noisy = self._spoiled(dataset.test.images, 0)
@@ -280,9 +278,8 @@ class Bench:
 
     def _spoiled(self, images: np.ndarray, stream: int) -> np.ndarray:
         """Images uint8[N, H, W, C] with their noise, each drawn by its place."""
-        return self._restorer(lambda _, given: (given, {}), stream).predict({}, images)[
-            0
-        ]
+        restorer = self._restorer(lambda _, given: (given, {}), stream)
+        return restorer.predict({}, images)[0]
 
     def _compared(self, restored: np.ndarray) -> dict[str, Any]:
         return compared(restored, self.clean)
