@@ -7,6 +7,9 @@ from experiments.benchmark.contenders import CONTENDERS
 from experiments.benchmark.job import UnpoolingJob
 from experiments.benchmark.workers import unpooling
 
+pytest.importorskip("torch", reason="PyTorch is not installed (extra peers)")
+pytest.importorskip("keras", reason="Keras is not installed (extra peers)")
+
 
 def _made(contender: str, kind, name: str, channels: int, widths=()):
     job = UnpoolingJob(
