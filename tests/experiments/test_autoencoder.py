@@ -17,7 +17,7 @@ def _config(out: Path, **options) -> autoencoder.Config:
     small = {
         "dataset": "digits",
         "noises": ("gaussian:0.5",),
-        "unpoolings": ("nearest", "max_unpool"),
+        "unpoolings": ("nearest",),
         "widths": (4, 8),
         "convolutions": 1,
         "steps": 60,
@@ -35,21 +35,17 @@ def test_it_leaves_a_table_pictures_and_codes_and_goes_on(
     monkeypatch.setattr(autoencoder, "TUNED_ON", 8)  # For the time it takes.
     out = tmp_path / "run"
     assert autoencoder.run(_config(out)) == 0
-    assert "gaussian:0.5  max_unpool" in capsys.readouterr().out
+    assert "gaussian:0.5  nearest" in capsys.readouterr().out
     result = json.loads((out / "result.json").read_text())
     rows = {row["method"]: row for row in result["rows"]}
-    assert list(rows) == [
-        *("noisy", "total variation", "non-local means", "median"),
-        *("nearest", "max_unpool"),
-    ]
+    filters = ("total variation", "non-local means", "median")
+    assert list(rows) == ["noisy", *filters, "nearest"]
     # Even so short a training restores something; the filters certainly do.
     noisy = rows["noisy"]["psnr"]
     assert rows["nearest"]["psnr"] > noisy + 2
     assert rows["total variation"]["psnr"] > noisy + 5
-    assert rows["nearest"]["parameters"] == rows["max_unpool"]["parameters"]
     assert rows["nearest"]["steps"] == 66  # six whole epochs of 11
     (gain,) = result["gains"]
-    filters = ("total variation", "non-local means", "median")
     best = max(rows[name]["psnr"] for name in filters)
     assert gain["filter_psnr"] == best
     assert gain["gain"] == pytest.approx(gain["network_psnr"] - best)
@@ -58,7 +54,7 @@ def test_it_leaves_a_table_pictures_and_codes_and_goes_on(
         assert (out / f"figures/{name}.png").stat().st_size > 10_000
     # Stopped in the middle, it goes on with the rows that are missing.
     lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (out / "metrics.jsonl").write_text("".join(lines[:4]) + lines[4][:20])
+    (out / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
     (out / "result.json").unlink()
     assert autoencoder.run(_config(out, resume=True)) == 0
     again = json.loads((out / "result.json").read_text())
