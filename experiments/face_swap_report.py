@@ -44,16 +44,7 @@ def grid(rows: Mapping[str, np.ndarray], title: str) -> "Figure":
         axes.imshow(laid, interpolation="nearest")
         # What is left of the width is the names'.
         axes.set_anchor("E")
-        axes.annotate(
-            name,
-            (0, 0.5),
-            (-8, 0),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            horizontalalignment="right",
-            verticalalignment="center",
-            size=9,
-        )
+        drawing.name_row(axes, name, 9)
     return figure
 
 

@@ -169,6 +169,20 @@ def name_lines(
         )
 
 
+def name_row(axes: "Axes", name: str, size: float) -> None:
+    """Writes a name to the left of axes, half way up."""
+    axes.annotate(
+        name,
+        (0, 0.5),
+        (-8, 0),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        horizontalalignment="right",
+        verticalalignment="center",
+        size=size,
+    )
+
+
 def bare(axes: "Axes") -> None:
     """Removes ticks and frame, but keeps title and axis labels."""
     axes.set(xticks=[], yticks=[])

@@ -118,16 +118,8 @@ def _height(value: np.ndarray, most: int) -> float:
 
 def _name(axes: "Axes", name: str, shape: tuple[int, ...], note: str) -> None:
     """Writes a layer's name and shape to the left of its row."""
-    axes.annotate(
-        f"{name}\n{' x '.join(map(str, shape))}{note}",
-        (0, 0.5),
-        (-8, 0),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        horizontalalignment="right",
-        verticalalignment="center",
-        size=8,
-    )
+    words = f"{name}\n{' x '.join(map(str, shape))}{note}"
+    drawing.name_row(axes, words, 8)
 
 
 def _scale(value: np.ndarray) -> dict[str, Any]:

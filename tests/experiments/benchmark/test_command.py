@@ -28,6 +28,18 @@ def benchmark(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     )
 
 
+def scripted(script: str, out: Path) -> dict:
+    """The result that a script leaves in the folder it is given."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(out)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "result.json").read_text())
+
+
 def test_measures_and_leaves_its_results(tmp_path: Path) -> None:
     """Also where a peer is not installed, which is said and is no failure."""
     hide = "import sys\n\nsys.modules['keras'] = None\n"
@@ -67,14 +79,7 @@ config = networks.Config(
 )
 sys.exit(networks.run(config))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = scripted(script, tmp_path)
     assert result["complete"] and not result["failures"]
     for task in ("small", "step"):
         assert list(result["summary"][task]["rows"]) == ["flaxnets"]
@@ -101,14 +106,7 @@ config = autoencoders.Config(
 )
 sys.exit(autoencoders.run(config))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = scripted(script, tmp_path)
     for task in ("step", "operator"):
         assert result["summary"][task]["rows"]["flaxnets"]["step_ms"]["median"] > 0
     # Keras cannot do either.
