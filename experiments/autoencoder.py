@@ -158,12 +158,7 @@ def parsed(name: str) -> corruption.Corruption | None:
 
 
 def _check(config: Config) -> None:
-    for option in ("convolutions", "steps", "batch_size"):
-        if getattr(config, option) < 1:
-            raise errors.ArgumentError(
-                f"--{option.replace('_', '-')} is {getattr(config, option)}, but must "
-                "be at least 1"
-            )
+    commands.at_least_one(config, ("convolutions", "steps", "batch_size"))
     for option in ("noises", "unpoolings", "widths"):
         values = getattr(config, option)
         if not values or len(set(values)) < len(values) and option != "widths":

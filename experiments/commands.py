@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection
 from typing import Any
 
-from flaxnets import train
+from flaxnets import errors, train
 
 
 def options(config: Any, *, without: Collection[str]) -> list[str]:
@@ -29,6 +29,16 @@ def options(config: Any, *, without: Collection[str]) -> list[str]:
         else:
             words += [f"--{flag}", str(value)]
     return words
+
+
+def at_least_one(config: Any, names: Collection[str]) -> None:
+    """Raises ArgumentError where one of these fields of a config is below 1."""
+    for name in names:
+        if getattr(config, name) < 1:
+            raise errors.ArgumentError(
+                f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
+                "at least 1"
+            )
 
 
 def bytes_of(megabytes: int | None) -> int | None:

@@ -179,12 +179,7 @@ def run(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
-    for option in ("pairs", "pictures", "steps", "batch_size", "code"):
-        if getattr(config, option) < 1:
-            raise errors.ArgumentError(
-                f"--{option.replace('_', '-')} is {getattr(config, option)}, but must "
-                "be at least 1"
-            )
+    commands.at_least_one(config, ("pairs", "pictures", "steps", "batch_size", "code"))
     if config.steps % LOOKS:
         raise errors.ArgumentError(
             f"--steps is {config.steps}, but must be a multiple of {LOOKS}"

@@ -135,12 +135,7 @@ def run(config: Config) -> int:
 
 def _checked(config: Config) -> tuple[str, ...]:
     """The endpoints, once what was asked for can be done."""
-    for name in ("pictures", "test_pictures", "epochs", "batch_size"):
-        if getattr(config, name) < 1:
-            raise errors.ArgumentError(
-                f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
-                "at least 1"
-            )
+    commands.at_least_one(config, ("pictures", "test_pictures", "epochs", "batch_size"))
     module = inversion.module_of(config.backbone)
     endpoints = config.endpoint or models.pooling_levels(module)
     if len(set(endpoints)) < len(endpoints):

@@ -126,12 +126,7 @@ def run(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
-    for option in ("seeds", "source_epochs", "steps", "batch_size"):
-        if getattr(config, option) < 1:
-            raise errors.ArgumentError(
-                f"--{option.replace('_', '-')} is {getattr(config, option)}, but must "
-                "be at least 1"
-            )
+    commands.at_least_one(config, ("seeds", "source_epochs", "steps", "batch_size"))
     if not config.per_class or min(config.per_class) < 1:
         raise errors.ArgumentError(
             f"--per-class is {config.per_class}, but must be numbers from 1 on"
