@@ -18,7 +18,7 @@ import tyro
 
 from experiments import cats_dogs_setup as setup
 from experiments import commands
-from flaxnets import console, data, errors, machine, train, transfer
+from flaxnets import console, data, machine, train, transfer
 from flaxnets.report import figures, html
 from flaxnets.train import losses, metrics, optimizers, progress
 from flaxnets.transfer.modes import Mode
@@ -65,12 +65,8 @@ class Config:
 
 def run(config: Config) -> int:
     """Trains row after row, and reports."""
-    for name in ("draws", "whole_draws", "least_steps", "whole_steps", "batch_size"):
-        if getattr(config, name) < 1:
-            raise errors.ArgumentError(
-                f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
-                "at least 1"
-            )
+    counts = ("draws", "whole_draws", "least_steps", "whole_steps", "batch_size")
+    commands.at_least_one(config, counts)
     device = machine.select_device(config.device)
     folder = data.image_folder(setup.located(config.data))
     for count in config.per_class:
