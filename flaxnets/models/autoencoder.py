@@ -1,7 +1,7 @@
 """Encoders and the decoders that mirror them."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -155,11 +155,14 @@ class Decoder(nn.Module):
             widths = [*level.widths[-2::-1], before]
             numbers = list(range(len(widths), 0, -1))
             shape = code.shapes[index - 1]
+            pooled = None
             if level.pooled:
                 places = switches.pop() if switches else None
                 if self.unpooling in _CONVOLVING:
                     x = _squeezed(x, level, index, numbers[0], self.dtype)
                 name = f"level{index}_conv{numbers[0]}"
+                if self._at_once(x, shape, level):
+                    pooled = x
                 x = self._up(x, shape, places, widths[0], name)
                 if self.unpooling in _CONVOLVING:
                     x = x if (index, len(widths)) == (1, 1) else nn.relu(x)
@@ -168,10 +171,25 @@ class Decoder(nn.Module):
             for width, number in zip(widths, numbers, strict=True):
                 x = _squeezed(x, level, index, number, self.dtype)
                 name = f"level{index}_conv{number}"
-                x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
+                if pooled is None:
+                    x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
+                else:
+                    # What the convolution gives of the un-pooled map, which then is
+                    # an endpoint only.
+                    unpooling = cast(Any, self.unpooling)
+                    x = layers.UnpooledConv(
+                        width, (3, 3), 2, unpooling, dtype=self.dtype, name=name
+                    )(pooled)
+                    pooled = None
                 if (index, number) != (1, 1):
                     x = nn.relu(x)
         return x, endpoints
+
+    def _at_once(self, x: jax.Array, shape: tuple[int, ...], level: Level) -> bool:
+        """Whether un-pooling and the convolution after it are one operation."""
+        exact = shape == tuple(2 * size for size in x.shape[1:3])
+        kinds = ("nearest", "bed_of_nails")
+        return self.unpooling in kinds and exact and not level.squeezes
 
     def _up(
         self,

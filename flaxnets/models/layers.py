@@ -1,7 +1,7 @@
 """`ops` as Linen modules, with flax.linen's parameter names and shapes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -58,7 +58,39 @@ class Conv(nn.Module):
         return _with_bias(self, y)
 
 
-def _with_bias(layer: "Conv | ConvTranspose", y: jax.Array) -> jax.Array:
+class UnpooledConv(nn.Module):
+    """Un-pooling and a convolution with the parameters of `flax.linen.Conv`.
+
+    Attributes:
+        features: number of kernels.
+        kernel_size: the window, one number a spatial dimension.
+        factor, unpooling: as for `ops.unpooled_conv`.
+        use_bias: whether a bias is added.
+        kernel_init: draws the kernel.
+        dtype: type of the computation (the parameters stay float32).
+    """
+
+    features: int
+    kernel_size: Sequence[int]
+    factor: int | Sequence[int]
+    unpooling: Literal["nearest", "bed_of_nails"]
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, *spatial, C] to [B, *spatial * factor, features]."""
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = ops.unpooled_conv(
+            x.astype(dtype), kernel.astype(dtype), self.factor, self.unpooling
+        )
+        return _with_bias(self, y)
+
+
+def _with_bias(layer: "Conv | ConvTranspose | UnpooledConv", y: jax.Array) -> jax.Array:
     """Adds the layer's bias, where it has one; without rank promotion."""
     if not layer.use_bias:
         return y

@@ -11,3 +11,4 @@ from flaxnets.ops.unpooling import depth_to_space as depth_to_space
 from flaxnets.ops.unpooling import max_pool_with_switches as max_pool_with_switches
 from flaxnets.ops.unpooling import max_unpool as max_unpool
 from flaxnets.ops.unpooling import nearest as nearest
+from flaxnets.ops.unpooling import unpooled_conv as unpooled_conv

@@ -34,9 +34,9 @@ class Geometry(NamedTuple):
         return Geometry(self.strides[1:], self.padding[1:], self.dilation[1:])
 
 
-# Winograd's form along one dimension needs this many pixels to be worth its additions,
-# the form along two this many channels on either side: at 32 it gains 2 % of a step of
-# the lecture's network, and takes a second longer to compile.
+# Winograd's form along one dimension needs this many pixels to be worth its additions;
+# the form along two this many channels on either side, or half as many of four times
+# the pixels.
 _WINOGRAD_PIXELS = 6000
 _WINOGRAD_CHANNELS = 64
 
@@ -83,17 +83,22 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     gap = geometry.dilation[0]
     plain = stride == gap == 1
     # Floats moved per output pixel: patches of whole windows and the output, against
-    # patches of single rows and a part of the output for each of them.
+    # patches of single rows and a part of the output for each of them, against the
+    # image and a part of the output for each tap.
     image = math.prod(x.shape[1:])
     if _suits_winograd(x, kernel, geometry):
         form = functools.partial(winograd2d_conv, geometry=geometry)
         return _in_parts(form, x, kernel, image, _TILE_FLOATS)
-    if x.ndim == 3 or stride > 1 or taps * row + features <= row + taps * features:
+    window = math.prod(kernel.shape[:-2])
+    spread = kernel.shape[-2] + window * features
+    rowwise = row + taps * features
+    if math.prod(geometry.strides) == 1 and spread < min(rowwise, taps * row):
+        return spread_conv(x, kernel, geometry)
+    if x.ndim == 3 or stride > 1 or taps * row + features <= rowwise:
         outputs = x.shape[1] + sum(padding) - (taps - 1) * gap
         narrow = taps * row < _NARROW and features < _NARROW
         tile = 2 if plain and narrow and outputs % 2 == 0 else 1
         form = functools.partial(window_conv, geometry=geometry, tile=tile)
-        window = math.prod(kernel.shape[:-2])
         # A window of one pixel is the image itself.
         patches = window * image // math.prod(geometry.strides) if window > 1 else 0
         return _in_parts(form, x, kernel, patches, _PATCH_FLOATS)
@@ -106,7 +111,8 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
 def _suits_winograd(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> bool:
     """Whether the form along two dimensions can be used, and is the fastest."""
     once = all(step == 1 for step in (*geometry.strides, *geometry.dilation))
-    wide = min(kernel.shape[-2:]) >= _WINOGRAD_CHANNELS
+    large = math.prod(x.shape[:-1]) >= 4 * _WINOGRAD_PIXELS
+    wide = min(kernel.shape[-2:]) >= _WINOGRAD_CHANNELS // (2 if large else 1)
     return once and wide and kernel.shape[:-2] == (3, 3) and x.dtype == jnp.float32
 
 
@@ -236,6 +242,32 @@ def tap_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
             for tap, start in zip(range(taps), itertools.count(0, gap))
         ),
     )
+
+
+def spread_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
+    """One product for all taps, whose parts are then added, each moved to its place.
+
+    Every stride is 1.
+    """
+    rank, (channels, features) = x.ndim - 2, kernel.shape[-2:]
+    matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+    parts = (x.reshape(-1, channels) @ matrix).reshape(*x.shape[:-1], -1)
+    parts = jnp.pad(parts, ((0, 0), *geometry.padding, (0, 0)))
+    lengths = [
+        size - (taps - 1) * gap
+        for size, taps, gap in zip(
+            parts.shape[1:-1], kernel.shape[:rank], geometry.dilation, strict=True
+        )
+    ]
+    found = []
+    for place, tap in enumerate(np.ndindex(*kernel.shape[:rank])):
+        start = [at * gap for at, gap in zip(tap, geometry.dilation, strict=True)]
+        spatial = [
+            slice(at, at + length) for at, length in zip(start, lengths, strict=True)
+        ]
+        own = slice(place * features, (place + 1) * features)
+        found.append(parts[(slice(None), *spatial, own)])
+    return functools.reduce(jnp.add, found)
 
 
 def winograd_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:

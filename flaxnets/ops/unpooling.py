@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -304,8 +305,8 @@ def conv_transpose(
 
     The gradient of `conv` with respect to its input, as PyTorch's
     `conv_transpose2d` and Keras's `Conv2DTranspose` are; flax's and jax's own, by
-    default, is not. It is computed in the sub-pixel form, one convolution whose
-    channels become the places of a block.
+    default, is not. It is one convolution whose channels become the places of a block
+    (the sub-pixel form), or on CPU one product whose overlaps are added.
 
     Args:
         x: [B, *spatial, C].
@@ -344,6 +345,81 @@ def conv_transpose(
         kernel = jax.lax.pad(
             kernel, np.zeros((), kernel.dtype), [*edges, (0, 0, 0), (0, 0, 0)]
         )
+    return _transposed(x, kernel, steps, lows, lengths)
+
+
+def _transposed(
+    x: jax.Array,
+    kernel: jax.Array,
+    steps: Sequence[int],
+    lows: Sequence[int],
+    lengths: Sequence[int],
+) -> jax.Array:
+    """A transposed convolution, as each backend computes it best.
+
+    Args:
+        x, kernel: see `conv_transpose`, the taps already apart.
+        steps: its strides.
+        lows, lengths: how much is cut off before the output, and the output's size.
+    """
+
+    def cut(whole: jax.Array) -> jax.Array:
+        edges = [
+            (-low, length + low - size, 0)
+            for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
+        ]
+        zero = np.zeros((), whole.dtype)
+        return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: cut(_in_overlaps(x, kernel, steps)),
+        default=lambda x, kernel: cut(_in_places(x, kernel, steps)),
+    )
+
+
+def _in_overlaps(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """One product, each value times all taps, whose overlaps are then added."""
+    parts = _of_all_taps(x, kernel)
+    rank = len(steps)
+    for axis, step in enumerate(steps, start=1):
+        # Those of the dimensions before have gone into them.
+        tap_axis = rank + 1
+        taps = parts.shape[tap_axis]
+        count = -(-taps // step)
+        rows = []
+        for block in range(count):
+            own = jax.lax.slice_in_dim(
+                parts, block * step, min((block + 1) * step, taps), axis=tap_axis
+            )
+            edges = [(0, 0, 0)] * own.ndim
+            edges[axis] = (block, count - 1 - block, 0)
+            edges[tap_axis] = (0, step - own.shape[tap_axis], 0)
+            rows.append(jax.lax.pad(own, np.zeros((), own.dtype), edges))
+        parts = _one_after_the_other(functools.reduce(jnp.add, rows), tap_axis, axis)
+    return parts
+
+
+def _of_all_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each value times each tap, [B, *spatial, *window, F]."""
+    channels = x.shape[-1]
+    matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+    return (x.reshape(-1, channels) @ matrix).reshape(
+        *x.shape[:-1], *kernel.shape[:-2], kernel.shape[-1]
+    )
+
+
+def _one_after_the_other(x: jax.Array, inner: int, outer: int) -> jax.Array:
+    """Makes of two dimensions one, in which the inner one runs faster."""
+    x = jnp.moveaxis(x, inner, outer + 1)
+    size = x.shape[outer] * x.shape[outer + 1]
+    return x.reshape(*x.shape[:outer], size, *x.shape[outer + 2 :])
+
+
+def _in_places(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """The sub-pixel form: a convolution whose channels are the places of a block."""
+    rank, extent = x.ndim - 2, kernel.shape[:-2]
     # As many taps in each place's own kernel, some of them zero.
     taps = [-(-size // step) for size, step in zip(extent, steps, strict=True)]
     edges = [
@@ -362,12 +438,88 @@ def conv_transpose(
     kernel = jnp.flip(kernel.transpose(order), range(rank))
     kernel = kernel.reshape(*taps, inputs, math.prod(steps) * features)
     whole = convolution.conv(x, kernel, padding=[count - 1 for count in taps])
-    whole = depth_to_space(whole, steps)
-    edges = [
-        (-low, length + low - size, 0)
-        for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
-    ]
-    return jax.lax.pad(whole, np.zeros((), whole.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return depth_to_space(whole, steps)
+
+
+def unpooled_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    factor: int | Sequence[int],
+    unpooling: Literal["nearest", "bed_of_nails"],
+) -> jax.Array:
+    """A SAME convolution of un-pooled values, without un-pooling them.
+
+    What `conv(nearest(x, factor), kernel)` and `conv(bed_of_nails(x, factor), kernel)`
+    give, up to the order of sums: most of their products are of values that are there
+    several times, or are zero. It is a transposed convolution with the taps turned
+    around and, for `nearest`, added up over a block. Of 36 products, of a 3x3 kernel
+    and a block of 2x2, at most 16 are left.
+
+    Args:
+        x: [B, *spatial, C].
+        kernel: [*window, C, F].
+        factor: the block's size, one number or one a dimension.
+        unpooling: what a block holds: one value, or one value and zeros.
+
+    Returns:
+        [B, *spatial * factor, F].
+    """
+    rank = pooling.rank_of(x)
+    sizes = convolution.per_dimension(factor, rank, "factor")
+    lengths = [size * length for size, length in zip(sizes, x.shape[1:-1], strict=True)]
+
+    def turned(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        before = [taps // 2 for taps in kernel.shape[:rank]]
+        kernel = jnp.flip(kernel, range(rank))
+        if unpooling == "nearest":
+            kernel = functools.reduce(_summed, enumerate(sizes), kernel)
+        return _transposed(x, kernel, sizes, before, lengths)
+
+    if unpooling == "nearest" and set(kernel.shape[:rank]) == {3} and min(sizes) > 1:
+        of_three = functools.partial(_nearest_of_three, sizes=sizes)
+        return jax.lax.platform_dependent(x, kernel, cpu=of_three, default=turned)
+    return turned(x, kernel)
+
+
+def _nearest_of_three(
+    x: jax.Array, kernel: jax.Array, sizes: Sequence[int]
+) -> jax.Array:
+    """`unpooled_conv` for `nearest` and three taps a dimension.
+
+    Within a block all taps see one value, so that their sum is enough; only the first
+    tap of a block's first row, and the last one of its last, see a neighbour's. So
+    there are 9 products of 36 for blocks of 2x2.
+    """
+    rank = len(sizes)
+    for axis in range(rank):
+        first, _, last = jax.lax.split(kernel, (1, 1, 1), axis)
+        whole = kernel.sum(axis, keepdims=True)
+        kernel = jnp.concatenate([first, whole, last], axis)
+    parts = _of_all_taps(x, kernel)
+    for axis, size in enumerate(sizes, start=1):
+        first, whole, last = (
+            jax.lax.index_in_dim(parts, tap, rank + 1, keepdims=False)
+            for tap in range(3)
+        )
+        edges = [(0, 0, 0)] * first.ndim
+        edges[axis] = (1, -1, 0)
+        above = jax.lax.pad(first, np.zeros((), first.dtype), edges)
+        edges[axis] = (-1, 1, 0)
+        below = jax.lax.pad(last, np.zeros((), last.dtype), edges)
+        block = [whole - first + above, *[whole] * (size - 2), whole - last + below]
+        parts = _one_after_the_other(jnp.stack(block, axis + 1), axis + 1, axis)
+    return parts
+
+
+def _summed(kernel: jax.Array, dimension: tuple[int, int]) -> jax.Array:
+    """The sums over each run of so many taps along an axis, with those at the ends."""
+    axis, size = dimension
+    runs = []
+    for at in range(size):
+        edges = [(0, 0, 0)] * kernel.ndim
+        edges[axis] = (at, size - 1 - at, 0)
+        runs.append(jax.lax.pad(kernel, np.zeros((), kernel.dtype), edges))
+    return functools.reduce(jnp.add, runs)
 
 
 def _output(

@@ -18,6 +18,7 @@ FORMS = {
     "tap": products.tap_conv,
     "winograd": products.winograd_conv,
     "winograd2d": products.winograd2d_conv,
+    "spread": products.spread_conv,
 }
 
 
@@ -80,14 +81,16 @@ def test_zeros_stay_zeros(form: str) -> None:
         (((128, 7, 7, 32), 64), "winograd"),
         (((16, 14, 14, 16), 32), "row"),
         (((16, 7, 7, 64), 64), "winograd2d"),
-        # A few kernels of many channels.
+        # Autoencoders' wide maps, and their last convolutions.
+        (((128, 14, 14, 32), 64), "winograd2d"),
+        (((128, 28, 28, 32), 1), "spread"),
         (((128, 14, 14, 2), 64), "window"),
     ],
 )
 def test_the_form_follows_the_shapes(case, form: str, monkeypatch) -> None:
     shape, features = case
     taken = []
-    for name in ("window", "row", "winograd", "winograd2d"):
+    for name in ("window", "row", "winograd", "winograd2d", "spread"):
         original = getattr(products, f"{name}_conv")
 
         def noted(*args, name=name, original=original, **options):

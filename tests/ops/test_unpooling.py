@@ -1,0 +1,53 @@
+"""Convolutions of un-pooled values, in each of their forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from flaxnets import ops
+from flaxnets.ops import unpooling
+
+UNPOOL = {"nearest": ops.nearest, "bed_of_nails": ops.bed_of_nails}
+
+
+@pytest.mark.parametrize("kind", UNPOOL)
+@pytest.mark.parametrize(
+    ("window", "factor"),
+    [((3, 3), (2, 2)), ((3, 3), (2, 3)), ((3, 3), (3, 1)), ((2, 5), (2, 4)), ((3,), 2)],
+)
+def test_nothing_is_lost_by_not_unpooling(kind, window, factor) -> None:
+    """Values and gradients are those of un-pooling and then convolving."""
+    shape = (2, *(4, 5)[: len(window)], 3)
+    x = jax.random.normal(jax.random.key(0), shape)
+    kernel = jax.random.normal(jax.random.key(1), (*window, 3, 2))
+
+    @jax.jit
+    def both(x, kernel):
+        whole, plain = jax.vjp(
+            lambda x, kernel: ops.conv(UNPOOL[kind](x, factor), kernel), x, kernel
+        )
+        once, pulled = jax.vjp(
+            lambda x, kernel: ops.unpooled_conv(x, kernel, factor, kind), x, kernel
+        )
+        upstream = jnp.sin(jnp.arange(whole.size, dtype=whole.dtype))
+        upstream = upstream.reshape(whole.shape)
+        return (whole, *plain(upstream)), (once, *pulled(upstream))
+
+    for expected, found in zip(*both(x, kernel), strict=True):
+        # Sums of up to 100 products of normal numbers in float32.
+        np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("window", "steps"), [((3, 3), (2, 2)), ((4, 2), (3, 1)), ((1, 3), (2, 4))]
+)
+def test_a_transposed_convolution_is_the_same_in_both_forms(window, steps) -> None:
+    """That of CPU, which the tests of `conv_transpose` see, and the others'."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
+    kernel = jax.random.normal(jax.random.key(1), (*window, 3, 2))
+    overlaps, places = (
+        jax.jit(lambda x, kernel, form=form: form(x, kernel, steps))(x, kernel)
+        for form in (unpooling._in_overlaps, unpooling._in_places)
+    )
+    np.testing.assert_allclose(overlaps, places, atol=1e-5)
