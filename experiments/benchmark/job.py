@@ -231,25 +231,28 @@ class NetworkMissing(Exception):
     """The library has no such network."""
 
 
-def timed(call: Callable[[], Any], job: NetworkJob | UnpoolingJob) -> dict[str, Any]:
+def timed(
+    call: Callable[[], Any], job: NetworkJob | UnpoolingJob, steps: int = 1
+) -> dict[str, Any]:
     """Times windows of calls, each of which waits for its result.
 
     Args:
-        call: does the work once.
-        job: how often.
+        call: does the work.
+        job: how often it is to be done in a window.
+        steps: how often a call does it, a divisor of that.
     """
     start = time.perf_counter()
     call()
     first, first_at = time.perf_counter() - start, time.time()
     ends = []
     for _ in range(1 + job.windows):
-        for _ in range(job.calls):
+        for _ in range(job.calls // steps):
             call()
         ends.append(time.perf_counter())
     seconds = np.diff(ends)
     return {
         "first_step_at": first_at,
-        "compile_seconds": first - float(np.median(seconds)) / job.calls,
+        "compile_seconds": first - float(np.median(seconds)) * steps / job.calls,
         "window_steps": job.calls,
         "window_seconds": seconds.tolist(),
     }

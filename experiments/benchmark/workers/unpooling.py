@@ -17,19 +17,21 @@ class Work(NamedTuple):
 
     Attributes:
         facts: where it runs.
-        call: does a step, and returns the loss before it; or what an operator gives,
+        call: does steps, and returns the loss before the last one; or what an operator gives,
             and its gradients with respect to the map and, where there is one, the
             kernel.
+        steps: that a call does, one after the other.
     """
 
     facts: dict[str, Any]
     call: Callable[[], Any]
+    steps: int = 1
 
 
 def work(contender: Contender, job: jobs.UnpoolingJob) -> dict[str, Any]:
     """Does a job in the contender's library, and times it."""
     found = made(contender, job)
-    return {**found.facts, **jobs.timed(found.call, job)}
+    return {**found.facts, **jobs.timed(found.call, job, found.steps)}
 
 
 def made(contender: Contender, job: jobs.UnpoolingJob) -> Work:
@@ -59,16 +61,24 @@ def in_flaxnets(job: jobs.UnpoolingJob) -> Work:
             {"params": params.unflatten(leaves)}, optimizer, key=jax.random.key(0)
         )
         loss = reconstruction.reconstruction(model.apply)
-        step = jax.jit(train.make_step(loss, optimizer), donate_argnums=0)
+        step = train.make_step(loss, optimizer)
         batch = {"image": images, "label": jnp.zeros(job.batch_size, jnp.int32)}
+
+        def several(state: train.State) -> Any:
+            """As `train.fit` does them: one compiled loop, with no work between."""
+            return jax.lax.scan(
+                lambda state, _: step(state, batch), state, length=job.calls
+            )
+
+        run = jax.jit(several, donate_argnums=0)
         held = [state]
 
-        def train_step() -> Any:
-            held[0], metrics = step(held[0], batch)
+        def train_steps() -> Any:
+            held[0], metrics = run(held[0])
             jax.block_until_ready(held[0])
-            return metrics["loss"]
+            return metrics["loss"][-1]
 
-        return Work(facts, train_step)
+        return Work(facts, train_steps, job.calls)
     given, size = jnp.asarray(job.cotangent()), 2 * job.side
     _, switches = jax.jit(lambda x: ops.max_pool_with_switches(x, 2))(given)
     ways: dict[str, Any] = {
