@@ -64,7 +64,7 @@ class Config:
     """Passes over the pictures, for each decoder."""
     batch_size: int = 16
     """Pictures per step."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """The peak of Adam's one-cycle schedule."""
     seed: int = 0
     """Of the decoders, of random weights, and of the choice and order of pictures."""

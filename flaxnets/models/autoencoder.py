@@ -78,7 +78,8 @@ class Encoder(nn.Module):
         shapes, switches = [x.shape[1:3]], []
         for index, level in enumerate(self.levels, start=1):
             for number, width in enumerate(level.widths, start=1):
-                x = _squeezed(x, level, index, number, self.dtype)
+                if level.squeezes:
+                    x = nn.relu(_squeezed(x, level, index, number, self.dtype))
                 name = f"level{index}_conv{number}"
                 x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
                 x = nn.relu(x)
@@ -113,6 +114,8 @@ class Decoder(nn.Module):
             un-pooling and the first of them.
         bottleneck: whether the code is a vector.
         dtype: type of the computation (the parameters stay float32).
+        negative_slope: of the ReLUs; 0 for plain ones. A deep decoder's plain ones can
+            all die in the first steps, after which it gives one grey for every code.
     """
 
     levels: Sequence[Level]
@@ -120,6 +123,7 @@ class Decoder(nn.Module):
     unpooling: Unpooling = "nearest"
     bottleneck: bool = False
     dtype: Any = None
+    negative_slope: float = 0.0
 
     @nn.compact
     def __call__(self, code: Code) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -146,7 +150,8 @@ class Decoder(nn.Module):
             height, width = code.shapes[-1]
             size = (height, width, self.levels[-1].widths[-1])
             units = height * width * size[-1]
-            x = nn.relu(nn.Dense(units, dtype=self.dtype, name="bottleneck")(x))
+            x = nn.Dense(units, dtype=self.dtype, name="bottleneck")(x)
+            x = self._activated(x)
             x = x.reshape(x.shape[0], *size)
         for index in range(len(self.levels), 0, -1):
             level = self.levels[index - 1]
@@ -159,17 +164,18 @@ class Decoder(nn.Module):
             if level.pooled:
                 places = switches.pop() if switches else None
                 if self.unpooling in _CONVOLVING:
-                    x = _squeezed(x, level, index, numbers[0], self.dtype)
+                    x = self._squeezed(x, level, index, numbers[0])
                 name = f"level{index}_conv{numbers[0]}"
                 if self._at_once(x, shape, level):
                     pooled = x
                 x = self._up(x, shape, places, widths[0], name)
                 if self.unpooling in _CONVOLVING:
-                    x = x if (index, len(widths)) == (1, 1) else nn.relu(x)
+                    if (index, len(widths)) != (1, 1):
+                        x = self._activated(x)
                     widths, numbers = widths[1:], numbers[1:]
             endpoints[f"level{index}"] = x
             for width, number in zip(widths, numbers, strict=True):
-                x = _squeezed(x, level, index, number, self.dtype)
+                x = self._squeezed(x, level, index, number)
                 name = f"level{index}_conv{number}"
                 if pooled is None:
                     x = layers.Conv(width, (3, 3), dtype=self.dtype, name=name)(x)
@@ -182,8 +188,20 @@ class Decoder(nn.Module):
                     )(pooled)
                     pooled = None
                 if (index, number) != (1, 1):
-                    x = nn.relu(x)
+                    x = self._activated(x)
         return x, endpoints
+
+    def _activated(self, x: jax.Array) -> jax.Array:
+        return (
+            nn.leaky_relu(x, self.negative_slope) if self.negative_slope else nn.relu(x)
+        )
+
+    def _squeezed(
+        self, x: jax.Array, level: Level, index: int, number: int
+    ) -> jax.Array:
+        if not level.squeezes:
+            return x
+        return self._activated(_squeezed(x, level, index, number, self.dtype))
 
     def _at_once(self, x: jax.Array, shape: tuple[int, ...], level: Level) -> bool:
         """Whether un-pooling and the convolution after it are one operation."""
@@ -228,11 +246,9 @@ class Decoder(nn.Module):
 def _squeezed(
     x: jax.Array, level: Level, index: int, number: int, dtype: Any
 ) -> jax.Array:
-    """What a level's convolution is given, after its 1x1 convolution if it has one."""
-    if not level.squeezes:
-        return x
+    """The 1x1 convolution before one of a level's convolutions."""
     width, name = level.squeezes[number - 1], f"level{index}_squeeze{number}"
-    return nn.relu(layers.Conv(width, (1, 1), dtype=dtype, name=name)(x))
+    return layers.Conv(width, (1, 1), dtype=dtype, name=name)(x)
 
 
 class Autoencoder(nn.Module):

@@ -13,6 +13,9 @@ from flaxnets.models.cnn import CNN
 # Kernels between the two convolutions that mirror SqueezeNet's first one, which stand
 # at the images' own size, where each costs most.
 NARROW = 32
+# Of the decoders' ReLUs, as Dosovitskiy and Brox have it (2016, arXiv 1506.02753,
+# section 3).
+NEGATIVE_SLOPE = 0.2
 
 
 class Mirror(NamedTuple):
@@ -96,7 +99,9 @@ def decoder_for(
         )
     levels, maps = described.places[endpoint]
     dense = endpoint.startswith(("dense", "logits"))
-    decoder = Decoder(levels, channels, unpooling, dense, dtype)
+    decoder = Decoder(
+        levels, channels, unpooling, dense, dtype, negative_slope=NEGATIVE_SLOPE
+    )
     return Mirror(decoder, endpoint, maps, described.switched)
 
 

@@ -17,9 +17,9 @@ class Work(NamedTuple):
 
     Attributes:
         facts: where it runs.
-        call: does steps, and returns the loss before the last one; or what an operator gives,
-            and its gradients with respect to the map and, where there is one, the
-            kernel.
+        call: does steps, and returns the loss before the last one; or what an operator
+            gives, and its gradients with respect to the map and, where there is one,
+            the kernel.
         steps: that a call does, one after the other.
     """
 
