@@ -21,6 +21,7 @@ FLOORS = {
     "flaxnets.train": 3,
     "flaxnets.report": 3,
     "flaxnets.transfer": 3,
+    "flaxnets.attack": 3,
     "experiments": 4,
 }
 

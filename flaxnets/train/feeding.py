@@ -16,7 +16,7 @@ import numpy as np
 from flaxnets import machine
 from flaxnets.data import datasets, loading
 from flaxnets.train import compiling, parallel
-from flaxnets.train.state import State, Step
+from flaxnets.train.state import AnyState, StepOf, Trainable
 
 # Two streamed chunks of this size (one in use, one being gathered) are small beside
 # any data set that has to be streamed.
@@ -53,8 +53,8 @@ class Feed(Protocol):
     devices: parallel.Devices
 
     def run(
-        self, state: State, sums: Sums, epoch: int, start: int, count: int
-    ) -> tuple[State, Sums, int]:
+        self, state: AnyState, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[AnyState, Sums, int]:
         """Runs at most `count` steps of `epoch`, from its step `start` on.
 
         Returns the state and sums after them, and the number of steps run: fewer at
@@ -68,7 +68,7 @@ class Feed(Protocol):
 
 
 def make(
-    step: Step,
+    step: StepOf,
     split: datasets.Split,
     *,
     batch_size: int,
@@ -98,7 +98,9 @@ def default_resident_bytes() -> int:
     return int(statistics.get("bytes_limit", 8 << 30)) // 2
 
 
-def zero_sums(step: Step, state: State, split: datasets.Split, batch: int) -> Sums:
+def zero_sums(
+    step: StepOf, state: Trainable, split: datasets.Split, batch: int
+) -> Sums:
     """Sums of no steps, with the names of the step's metrics."""
     images, labels = split
     shapes = {
@@ -115,7 +117,7 @@ class ResidentFeed:
     """Examples stay on the device; a step gathers its batch by index."""
 
     def __init__(
-        self, step: Step, split: datasets.Split, batch_size: int, seed: int
+        self, step: StepOf, split: datasets.Split, batch_size: int, seed: int
     ) -> None:
         self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
         self.devices = parallel.Devices(batch_size)
@@ -128,8 +130,8 @@ class ResidentFeed:
         self._order: tuple[int, Any] = (-1, None)
 
     def run(
-        self, state: State, sums: Sums, epoch: int, start: int, count: int
-    ) -> tuple[State, Sums, int]:
+        self, state: AnyState, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[AnyState, Sums, int]:
         if self._order[0] != epoch:
             self._order = (epoch, self.devices.copy(self._order_of(epoch)))
         stop = min(start + count, self.steps)
@@ -149,7 +151,7 @@ class StreamedFeed:
     """
 
     def __init__(
-        self, step: Step, split: datasets.Split, batch_size: int, seed: int
+        self, step: StepOf, split: datasets.Split, batch_size: int, seed: int
     ) -> None:
         self.steps = loading.steps_per_epoch(len(split.labels), batch_size)
         self.devices = parallel.Devices(batch_size)
@@ -162,8 +164,8 @@ class StreamedFeed:
         self._gathered: dict[tuple[int, int], Future] = {}
 
     def run(
-        self, state: State, sums: Sums, epoch: int, start: int, count: int
-    ) -> tuple[State, Sums, int]:
+        self, state: AnyState, sums: Sums, epoch: int, start: int, count: int
+    ) -> tuple[AnyState, Sums, int]:
         begin = start - start % self._length
         end = min(begin + self._length, self.steps)
         following = (epoch, end) if end < self.steps else (epoch + 1, 0)
@@ -207,7 +209,7 @@ def _index(source: tuple, index: jax.Array) -> dict[str, jax.Array]:
 
 
 def _chunk(
-    step: Step, fetch: Callable, devices: parallel.Devices
+    step: StepOf, fetch: Callable, devices: parallel.Devices
 ) -> compiling.Compiled:
     """Steps `start` to `stop` of a source, compiled once for any number of them.
 
@@ -219,7 +221,7 @@ def _chunk(
     if key in chunks:
         return chunks[key]
 
-    def body(index: jax.Array, carry: tuple, source: Any) -> tuple[State, Sums]:
+    def body(index: jax.Array, carry: tuple, source: Any) -> tuple[Any, Sums]:
         state, sums = carry
         after, metrics = step(state, devices.divide(fetch(source, index)))
         finite = jnp.isfinite(metrics["loss"])
@@ -232,8 +234,8 @@ def _chunk(
         return after, Sums(totals, sums.count + finite.astype(jnp.int32), first_bad)
 
     def run(
-        state: State, sums: Sums, source: Any, start: jax.Array, stop: jax.Array
-    ) -> tuple[State, Sums]:
+        state: AnyState, sums: Sums, source: Any, start: jax.Array, stop: jax.Array
+    ) -> tuple[AnyState, Sums]:
         return jax.lax.fori_loop(
             start,
             stop,

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from flaxnets.train.checkpoint import Checkpoints
 from flaxnets.train.evaluation import Evaluation
 from flaxnets.train.progress import Progress
 from flaxnets.train.saving import Saver
-from flaxnets.train.state import State, Step
+from flaxnets.train.state import AnyState, StepOf, Trainable
 
 Record = dict[str, Any]
 
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 CHUNK_SECONDS = 0.5
 
 
-class Fitted(NamedTuple):
+class Fitted(NamedTuple, Generic[AnyState]):
     """What `fit` returns.
 
     Attributes:
@@ -46,7 +46,7 @@ class Fitted(NamedTuple):
     Times and counts are those of the whole run, what was resumed included.
     """
 
-    state: State
+    state: AnyState
     records: list[Record]
     stopped: str
     first_step_at: float | None
@@ -59,8 +59,8 @@ class Fitted(NamedTuple):
 
 
 def fit(
-    state: State,
-    step: Step,
+    state: AnyState,
+    step: StepOf[AnyState],
     data: datasets.Dataset,
     *,
     epochs: int,
@@ -79,7 +79,7 @@ def fit(
     spent: float = 0.0,
     save_seconds: float = 600.0,
     progress: Progress | None = None,
-) -> Fitted:
+) -> Fitted[AnyState]:
     """Trains to the end of `epochs`, from wherever `state.step` stands.
 
     Each epoch's order is a function of seed and epoch, and each step's randomness of
@@ -91,7 +91,7 @@ def fit(
 
     Args:
         state: where to begin; its buffers are donated.
-        step: from `make_step`, not jitted.
+        step: from `make_step` or another that builds one, not jitted.
         data: examples to train on, and to evaluate on after each epoch.
         epochs: epochs of the whole run, those already done included.
         batch_size: examples per step, divided among all devices of the kind in use.
@@ -173,10 +173,10 @@ def fit(
 
 
 @dataclasses.dataclass
-class _Loop:
+class _Loop(Generic[AnyState]):
     """A training under way."""
 
-    state: State
+    state: AnyState
     feed: feeding.Feed
     zero: feeding.Sums
     clock: "_Clock"
@@ -224,7 +224,7 @@ class _Loop:
     def _late(self) -> bool:
         return self.clock.passed >= self.seconds
 
-    def fitted(self, stopped: str) -> Fitted:
+    def fitted(self, stopped: str) -> Fitted[AnyState]:
         return Fitted(
             state=self.state,
             records=self.records,
@@ -425,7 +425,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _prepared(
-    evaluator: Evaluation, state: State, data: datasets.Dataset
+    evaluator: Evaluation, state: Trainable, data: datasets.Dataset
 ) -> Iterator[Callable[[Any], dict[str, float]]]:
     """Compiles the evaluation beside the training step; yields the evaluation."""
     shapes = jax.tree.map(
@@ -515,7 +515,12 @@ def _memory_advice(advice: str) -> Iterator[None]:
 
 
 # How the metrics of a record are shown; others with four digits.
-_FORMATS = {"accuracy": "{:.2%}", "psnr": "{:.2f} dB"}
+_FORMATS = {
+    "accuracy": "{:.2%}",
+    "robust_accuracy": "{:.2%}",
+    "success_rate": "{:.2%}",
+    "psnr": "{:.2f} dB",
+}
 
 
 def _line(record: Record, epochs: int) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from flaxnets import errors
 from flaxnets.train.checkpoint import Checkpoints
-from flaxnets.train.state import State
+from flaxnets.train.state import Trainable
 
 
 class Saver:
@@ -28,7 +28,7 @@ class Saver:
         self._checkpoints, self._say = checkpoints, say
 
     def save(
-        self, state: State, metric: float | None, metadata: Mapping[str, Any]
+        self, state: Trainable, metric: float | None, metadata: Mapping[str, Any]
     ) -> None:
         """Saves a state unless its step is saved already.
 
@@ -60,7 +60,7 @@ class Saver:
 
     def _save(
         self,
-        state: State,
+        state: Trainable,
         metric: float | None,
         metadata: Mapping[str, Any],
         finite: bool,

@@ -1,7 +1,7 @@
 """The training state, and the step that is built from a loss and an optimizer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,30 @@ Tree = Any
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
 Loss = Callable[[Tree, Tree, Batch, jax.Array], tuple[jax.Array, tuple[Tree, Metrics]]]
+
+
+class Trainable(Protocol):
+    """What the loop and checkpoints need of a state, which can be any pytree.
+
+    Attributes:
+        step: int32[], steps done; each step adds one.
+        params: tree of all that is trained.
+        variables: what is evaluated.
+    """
+
+    @property
+    def step(self) -> jax.Array: ...
+
+    @property
+    def params(self) -> Tree: ...
+
+    @property
+    def variables(self) -> Tree: ...
+
+
+AnyState = TypeVar("AnyState", bound=Trainable)
+StepOf = Callable[[AnyState, Batch], tuple[AnyState, Metrics]]
+"""`step(state, batch) -> (state, metrics)` of a kind of state; there is a `loss`."""
 
 
 class State(NamedTuple):

@@ -1,0 +1,169 @@
+"""A generative pair: one network makes pictures, the other tells them from real ones.
+
+Goodfellow et al. 2014 (arXiv 1406.2661) with the non-saturating loss of its section 3.
+`models.DCGANGenerator` and `models.DCGANDiscriminator` are networks for it, and
+spectral normalisation is an option of the latter.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flaxnets.attack import base, measuring
+from flaxnets.attack.pair import PairLoss
+from flaxnets.train import losses
+from flaxnets.train.evaluation import Apply, as_float
+from flaxnets.train.state import Batch, Metrics, Tree
+
+
+def generating(generator: Apply, discriminator: Apply, *, latent: int) -> PairLoss:
+    """The loss of a generator: the cross-entropy of its pictures being called real.
+
+    Args:
+        generator: `apply` of a network `f32[B, latent] -> (images, endpoints)`, the
+            images in [0, 1].
+        discriminator: `apply` of a network `images -> (logits f32[B], endpoints)`,
+            positive for real. It runs as in training, so that batch normalisation uses
+            the batch, and what it stores is left as it is.
+        latent: random numbers a picture, from a normal distribution.
+
+    Returns:
+        A loss on batches `{"image": ...}`, of which only the size is used. Its metric
+        is `loss`.
+    """
+
+    def loss(
+        params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        latent_key, made_key, judged_key = jax.random.split(key, 3)
+        latents = jax.random.normal(latent_key, (len(batch["image"]), latent))
+        variables = {"params": params, **statistics}
+        made, changed = _run(generator, variables, latents, made_key)
+        logits, _ = _run(discriminator, others, made, judged_key)
+        value = losses.binary_cross_entropy(logits, jnp.ones_like(logits)).mean()
+        return value, (losses.updated(statistics, changed), {"loss": value})
+
+    return loss
+
+
+def discriminating(
+    generator: Apply, discriminator: Apply, *, latent: int, r1: float = 0.0
+) -> PairLoss:
+    """The loss of a discriminator: the cross-entropies of real and of made pictures.
+
+    Args:
+        generator, discriminator, latent: as for `generating`. Real and made pictures
+            are batches of their own, one after the other.
+        r1: gamma of the gradient penalty of Mescheder et al. 2018 (arXiv 1801.04406,
+            equation 9): half of it times the squared norm of the logit's gradient at
+            real pictures. It is defined for a logit that depends on one picture, so not
+            with batch normalisation.
+
+    Returns:
+        A loss on batches `{"image": uint8 or f32[B, H, W, C], ...}`. Its metrics are
+        `loss` and the mean probabilities of being real, `real_score` of the real
+        pictures and `made_score` of the made ones.
+
+    Raises:
+        ArgumentError: r1 is negative or not finite.
+    """
+    base.check_not_negative("r1", r1)
+
+    def loss(
+        params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
+        latent_key, made_key, *judged_keys = jax.random.split(key, 4)
+        images = as_float(batch["image"])
+        latents = jax.random.normal(latent_key, (len(images), latent))
+        made, _ = _run(generator, others, latents, made_key)
+
+        def judge(statistics: Tree, images: jax.Array, key: jax.Array) -> tuple:
+            variables = {"params": params, **statistics}
+            logits, changed = _run(discriminator, variables, images, key)
+            return logits.sum(), (logits, losses.updated(statistics, changed))
+
+        penalty = 0.0
+        if r1:
+            slopes, (real, statistics) = jax.grad(judge, argnums=1, has_aux=True)(
+                statistics, images, judged_keys[0]
+            )
+            penalty = r1 / 2 * jnp.square(slopes).sum() / len(images)
+        else:
+            _, (real, statistics) = judge(statistics, images, judged_keys[0])
+        _, (false, statistics) = judge(statistics, made, judged_keys[1])
+        value = _errors(real, false).mean() + penalty
+        metrics = {
+            "loss": value,
+            "real_score": jax.nn.sigmoid(real).mean(),
+            "made_score": jax.nn.sigmoid(false).mean(),
+        }
+        return value, (statistics, metrics)
+
+    return loss
+
+
+def generative_measure(
+    generator: Apply,
+    discriminator: Apply,
+    *,
+    latent: int,
+    population: int | None = None,
+) -> measuring.Measure:
+    """What a `PairEvaluator` measures of a generative pair, f32[B] each.
+
+    Both networks run as they are used, with what they have stored, on real pictures
+    and as many made ones: the `loss` of the discriminator without a penalty, the
+    `generator_loss`, `real_score` and `made_score`, and `accuracy`, the share of both
+    kinds that it tells rightly; averaged over the generators.
+
+    Args:
+        generator, discriminator, latent: as for `generating`.
+        population: as for `make_pair_step`.
+    """
+
+    def measure(
+        variables: Tree, images: jax.Array, labels: jax.Array, key: jax.Array
+    ) -> dict[str, jax.Array]:
+        del labels
+
+        def judge(images: jax.Array) -> jax.Array:
+            return discriminator(variables["opponent"], images)[0].astype(jnp.float32)
+
+        real = judge(images)
+
+        def one(member: Tree, key: jax.Array) -> dict[str, jax.Array]:
+            latents = jax.random.normal(key, (len(images), latent))
+            false = judge(generator(member, latents)[0])
+            missed = losses.binary_cross_entropy(false, jnp.ones_like(false))
+            return {
+                "loss": _errors(real, false),
+                "generator_loss": missed,
+                "real_score": jax.nn.sigmoid(real),
+                "made_score": jax.nn.sigmoid(false),
+                "accuracy": ((real > 0).astype(jnp.float32) + (false <= 0)) / 2,
+            }
+
+        each = measuring.of_members(one, variables["generator"], key, population)
+        return {name: value.mean(axis=0) for name, value in each.items()}
+
+    return measure
+
+
+def _run(
+    apply: Apply, variables: Tree, inputs: jax.Array, key: jax.Array
+) -> tuple[jax.Array, Tree]:
+    """A network's output in training, and the statistics that it changed."""
+    (output, _), changed = apply(
+        variables,
+        inputs,
+        train=True,
+        rngs={"dropout": key},
+        mutable=[name for name in variables if name != "params"],
+    )
+    return output.astype(jnp.float32), changed
+
+
+def _errors(real: jax.Array, false: jax.Array) -> jax.Array:
+    """What a discriminator makes small, f32[B]."""
+    return losses.binary_cross_entropy(
+        real, jnp.ones_like(real)
+    ) + losses.binary_cross_entropy(false, jnp.zeros_like(false))
