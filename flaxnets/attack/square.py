@@ -133,7 +133,7 @@ def sides_of_squares(
         norm: "linf" or "l2".
     """
     scaled = np.arange(queries) * 10_000 // queries
-    halvings = np.searchsorted(np.array(_HALVINGS), scaled, side="left")
+    halvings = np.searchsorted(list(_HALVINGS), scaled, side="left")
     shorter = min(height, width)
     of_share = []
     for number in range(len(_HALVINGS) + 1):
