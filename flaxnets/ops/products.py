@@ -46,7 +46,7 @@ _FEW_CHANNELS = 4
 
 # Floats that are worked on at a time: what is made of them should stay in the cache.
 # Below twice as many nothing is gained, and the gradient would be computed in parts.
-_TILE_FLOATS = 1_600_000
+TILE_FLOATS = 1_600_000
 _PATCH_FLOATS = 4_000_000
 _OUTPUT_FLOATS = 640_000
 
@@ -76,7 +76,7 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         x, kernel, geometry = _depth_from_space(x, kernel, geometry)
         form = functools.partial(tap_conv, geometry=geometry)
         outputs = math.prod(x.shape[1:-1]) * kernel.shape[-1]
-        return _in_parts(form, x, kernel, outputs, _OUTPUT_FLOATS)
+        return few_at_a_time(form, x, kernel, outputs, _OUTPUT_FLOATS)
     taps, features = kernel.shape[0], kernel.shape[-1]
     row = math.prod(kernel.shape[1:-1])
     stride, padding = geometry.strides[0], geometry.padding[0]
@@ -88,7 +88,7 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
     image = math.prod(x.shape[1:])
     if _suits_winograd(x, kernel, geometry):
         form = functools.partial(winograd2d_conv, geometry=geometry)
-        return _in_parts(form, x, kernel, image, _TILE_FLOATS)
+        return few_at_a_time(form, x, kernel, image, TILE_FLOATS)
     window = math.prod(kernel.shape[:-2])
     spread = kernel.shape[-2] + window * features
     rowwise = row + taps * features
@@ -101,7 +101,7 @@ def conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Array:
         form = functools.partial(window_conv, geometry=geometry, tile=tile)
         # A window of one pixel is the image itself.
         patches = window * image // math.prod(geometry.strides) if window > 1 else 0
-        return _in_parts(form, x, kernel, patches, _PATCH_FLOATS)
+        return few_at_a_time(form, x, kernel, patches, _PATCH_FLOATS)
     if plain and taps == 3 and padding == (1, 1) and x.dtype == jnp.float32:
         if math.prod(x.shape[:-1]) >= _WINOGRAD_PIXELS:
             return winograd_conv(x, kernel, geometry)
@@ -154,7 +154,7 @@ def _depth_from_space(
     return deepened(x, 1, grid), deepened(kernel, 0, taps), plain
 
 
-def _in_parts(
+def few_at_a_time(
     form: Callable[[jax.Array, jax.Array], jax.Array],
     x: jax.Array,
     kernel: jax.Array,

@@ -174,26 +174,27 @@ def _taps(
 
 def _unpool_apart(x, switches, shape, steps, pairs) -> jax.Array:
     """Windows that do not overlap: each value and zeros fill a block of their own."""
-    rank = len(shape)
-    index = np.zeros((1,) * (2 * rank), np.int32)
-    for axis, step in enumerate(steps):
-        place = _place(np.arange(x.shape[axis + 1] * step), axis, shape, pairs)
-        own = [1] * (2 * rank)
-        own[2 * axis : 2 * axis + 2] = -1, step
-        index = index + place.reshape(own)
-
-    def chosen(x: jax.Array, _: Sequence[int]) -> jax.Array:
-        apart = jnp.expand_dims(switches, tuple(range(2, 2 * rank + 1, 2)))
-        return jnp.where(apart == index[None, ..., None], x, np.zeros((), x.dtype))
-
-    found = _in_blocks(x, steps, chosen)
+    zero = np.zeros((), x.dtype)
+    parts = [
+        jnp.where(here, x, zero)
+        for _, here in _matches(switches, shape, steps, steps, pairs)
+    ]
+    # Stacked, and not compared in one piece: the gradient is faster on CPU.
+    for axis in range(len(shape), 0, -1):
+        step = steps[axis - 1]
+        blocks = [
+            jnp.stack(parts[start : start + step], axis + 1)
+            for start in range(0, len(parts), step)
+        ]
+        parts = [_one_after_the_other(block, axis + 1, axis) for block in blocks]
+    (found,) = parts
     edges = [
         (-before, length + before - size, 0)
         for length, size, (before, _) in zip(
             shape, found.shape[1:-1], pairs, strict=True
         )
     ]
-    return jax.lax.pad(found, np.zeros((), x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return jax.lax.pad(found, zero, [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
@@ -374,7 +375,9 @@ def _transposed(
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: cut(_in_overlaps(x, kernel, steps)),
+        cpu=lambda x, kernel: cut(
+            _few_at_a_time(functools.partial(_in_overlaps, steps=steps), x, kernel)
+        ),
         default=lambda x, kernel: cut(_in_places(x, kernel, steps)),
     )
 
@@ -399,6 +402,12 @@ def _in_overlaps(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.A
             rows.append(jax.lax.pad(own, np.zeros((), own.dtype), edges))
         parts = _one_after_the_other(functools.reduce(jnp.add, rows), tap_axis, axis)
     return parts
+
+
+def _few_at_a_time(form, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`form(x, kernel)`, where it makes too much of all images a few at a time."""
+    parts = math.prod((*x.shape[1:-1], *kernel.shape[:-2], kernel.shape[-1]))
+    return products.few_at_a_time(form, x, kernel, parts, products.TILE_FLOATS)
 
 
 def _of_all_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -477,7 +486,12 @@ def unpooled_conv(
 
     if unpooling == "nearest" and set(kernel.shape[:rank]) == {3} and min(sizes) > 1:
         of_three = functools.partial(_nearest_of_three, sizes=sizes)
-        return jax.lax.platform_dependent(x, kernel, cpu=of_three, default=turned)
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: _few_at_a_time(of_three, x, kernel),
+            default=turned,
+        )
     return turned(x, kernel)
 
 

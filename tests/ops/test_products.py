@@ -156,7 +156,7 @@ def test_large_maps_are_done_in_parts(
 ) -> None:
     """The same values and gradients, with room for two images at a time."""
     pixels = shape[1] * shape[2] * shape[3]
-    monkeypatch.setattr(products, "_TILE_FLOATS", 2 * pixels)
+    monkeypatch.setattr(products, "TILE_FLOATS", 2 * pixels)
     monkeypatch.setattr(products, "_PATCH_FLOATS", 2 * size**2 * pixels // stride**2)
     # The pixels of an image whose windows stride, side by side: 7 by 6.
     monkeypatch.setattr(products, "_OUTPUT_FLOATS", 2 * 7 * 6 * features)
