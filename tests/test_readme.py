@@ -82,13 +82,27 @@ def test_the_transfer_example_runs_as_it_stands(tmp_path, monkeypatch) -> None:
 def test_the_autoencoder_of_the_example_has_a_loss_to_be_trained_by() -> None:
     found: dict = {}
     exec(EXAMPLES[3], found)
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 5
     shape = (2, 28, 28, 1)
     variables = params.initialize(found["model"], jax.random.key(0), shape)
     batch = {"image": np.full(shape, 0.5, np.float32), "label": np.zeros(2, np.int32)}
     loss = jax.jit(found["loss"])
     value, _ = loss(variables["params"], {}, batch, jax.random.key(1))
     assert np.isfinite(value) and value > 0
+
+
+def test_the_attacks_of_the_example_say_what_stands(capsys) -> None:
+    """Of pictures that are misclassified as they are, so that it is quick."""
+    model = models.CNN(num_classes=5, widths=(4,), pools=1, dense=())
+    images = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+    variables = params.initialize(model, jax.random.key(0), images.shape)
+    logits, _ = jax.jit(model.apply)(variables, images)
+    given = {"labels": (np.argmax(logits, axis=-1) + 1) % 5, "key": jax.random.key(1)}
+    exec(
+        EXAMPLES[4], {"model": model, "variables": variables, "images": images} | given
+    )
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("0.0 0.0 ") and second == "[0.0, 0.0, 0.0, 0.0, 0.0]"
 
 
 def test_the_paths_exist() -> None:
