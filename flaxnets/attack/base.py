@@ -76,6 +76,12 @@ def check_not_negative(name: str, value: float) -> None:
         )
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuses an option that is a share of something and is not from 0 to 1."""
+    if not 0 <= value <= 1:
+        raise errors.ArgumentError(f"{name} is {value}, but must be from 0 to 1")
+
+
 def within(
     images: jax.Array, perturbed: jax.Array, epsilon: float, norm: Norm
 ) -> jax.Array:

@@ -10,8 +10,8 @@ from flaxnets.attack import base, streams
 from flaxnets.train import losses
 
 
-class _Ascent(NamedTuple):
-    """How to climb; the options of `pgd`, with the momentum's `decay`."""
+class Ascent(NamedTuple):
+    """How to `climb`; the options of `pgd`, with the momentum's `decay`."""
 
     epsilon: float
     norm: base.Norm
@@ -119,14 +119,14 @@ def mi_fgsm(
     base.check_at_least_one("steps", steps)
     step_size = epsilon / steps if step_size is None else step_size
     base.check_not_negative("step_size", step_size)
-    ascent = _Ascent(epsilon, norm, steps, step_size, targeted, decay, stop_when_fooled)
+    ascent = Ascent(epsilon, norm, steps, step_size, targeted, decay, stop_when_fooled)
 
     def attack(
         logits: base.Logits, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> jax.Array:
         del key
         active = jnp.ones(len(images), bool)
-        return _climb(ascent, logits, labels, images, images, active)
+        return climb(ascent, logits, labels, images, images, active)
 
     return attack
 
@@ -184,7 +184,7 @@ def pgd(
         )
     step_size = 2.5 * epsilon / steps if step_size is None else step_size
     base.check_not_negative("step_size", step_size)
-    ascent = _Ascent(epsilon, norm, steps, step_size, targeted, 0, stop_when_fooled)
+    ascent = Ascent(epsilon, norm, steps, step_size, targeted, 0, stop_when_fooled)
 
     def attack(
         logits: base.Logits, images: jax.Array, labels: jax.Array, key: jax.Array
@@ -196,7 +196,7 @@ def pgd(
             if random_start:
                 its = streams.advanced(keys, restart)
                 start = random_point(its, images, epsilon, norm)
-            return _climb(ascent, logits, labels, images, start, active)
+            return climb(ascent, logits, labels, images, start, active)
 
         active = jnp.ones(len(images), bool)
         if restarts == 1:
@@ -281,15 +281,20 @@ def loss_gradient(
     return jax.grad(total, has_aux=True)(images)
 
 
-def _climb(
-    ascent: _Ascent,
+def climb(
+    ascent: Ascent,
     logits: base.Logits,
     labels: jax.Array,
     images: jax.Array,
     start: jax.Array,
     active: jax.Array,
 ) -> jax.Array:
-    """Steps up the loss for the pictures that are active, bool[B]."""
+    """Steps up the loss for the pictures that are active, bool[B].
+
+    Args:
+        labels: see `loss_gradient`; where nothing stops when fooled, f32[B, K]
+            probabilities will do too, as for `losses.cross_entropy`.
+    """
 
     def unfinished(carry: tuple) -> jax.Array:
         step, _, _, active = carry

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from flaxnets import errors
-from flaxnets.attack import base, measuring, streams
+from flaxnets.attack import base, measuring, robust, streams
 from flaxnets.attack.pair import PairLoss
 from flaxnets.models import perturber
 from flaxnets.train import losses
@@ -133,55 +133,37 @@ def withstanding(
 ) -> PairLoss:
     """The loss of a classifier that learns clean pictures and those with noise.
 
-    `(1 - share)` of the cross-entropy of the one and `share` of that of the other, both
-    for the true labels. Batch normalisation sees the two one after the other.
+    `robust.adversarial` with the generator, as it is trained, for the attack.
 
     Args:
         generator, classifier, targets: as for `misleading`. The classifier is given a
             `dropout` key.
-        share: what the pictures with noise count, from 0 to 1.
+        share: what the pictures with noise count, from 0 to 1; the clean ones count the
+            rest.
 
     Returns:
-        A loss on the batches of `misleading`. Its metrics are `loss`, `accuracy` (of
-        clean pictures) and `robust_accuracy` (with the noise).
+        A loss on the batches of `misleading`, with the metrics of `robust.adversarial`;
+        `robust_accuracy` is that of the pictures with noise.
 
     Raises:
         ArgumentError: a share that is none.
     """
-    if not 0 <= share <= 1:
-        raise errors.ArgumentError(f"share is {share}, but must be from 0 to 1")
+    base.check_share("share", share)
 
     def loss(
         params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        noise_key, clean_key, noisy_key = jax.random.split(key, 3)
-        images, labels = as_float(batch["image"]), batch["label"]
-        (noise, _), _ = _noise(
-            generator, others, images, labels, targets, noise_key, train=True
-        )
-        values, accuracies = [], []
-        for shown, own in (
-            (images, clean_key),
-            (perturber.perturbed(images, noise), noisy_key),
-        ):
-            (logits, _), changed = classifier(
-                {"params": params, **statistics},
-                shown,
-                train=True,
-                rngs={"dropout": own},
-                mutable=list(statistics),
+        def attack(
+            logits: base.Logits, images: jax.Array, labels: jax.Array, key: jax.Array
+        ) -> jax.Array:
+            del logits
+            (noise, _), _ = _noise(
+                generator, others, images, labels, targets, key, train=True
             )
-            statistics = losses.updated(statistics, changed)
-            logits = logits.astype(jnp.float32)
-            values.append(losses.cross_entropy(logits, labels).mean())
-            accuracies.append((logits.argmax(axis=-1) == labels).mean())
-        value = (1 - share) * values[0] + share * values[1]
-        metrics = {
-            "loss": value,
-            "accuracy": accuracies[0],
-            "robust_accuracy": accuracies[1],
-        }
-        return value, (statistics, metrics)
+            return perturber.perturbed(images, noise)
+
+        withstands = robust.adversarial(classifier, attack, share=share)
+        return withstands(params, statistics, batch, key)
 
     return loss
 

@@ -122,14 +122,7 @@ def run(
                 "(labels + 1) % number of classes"
             )
 
-    def predicted(images: np.ndarray) -> np.ndarray:
-        parts = [
-            np.asarray(logits(apply, variables, batch))
-            for _, batch in evaluation.batches(images, batch_size)
-        ]
-        return np.concatenate(parts)[: len(images)]
-
-    clean = predicted(images)
+    clean = predict(apply, variables, images, batch_size)
     check_logits(clean)
     if check_gradients:
         _check_gradients(apply, variables, images[:batch_size], labels[:batch_size])
@@ -145,7 +138,8 @@ def run(
         parts.append(np.asarray(found))
     adversarial = np.concatenate(parts)[: len(images)]
     _check_found(adversarial)
-    after = predicted(adversarial).argmax(axis=-1).astype(np.int32)
+    after = predict(apply, variables, adversarial, batch_size).argmax(axis=-1)
+    after = after.astype(np.int32)
     flat = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
     return Attacked(
         images=adversarial,
@@ -157,6 +151,23 @@ def run(
         linf=np.abs(flat).max(axis=1),
         l2=np.sqrt(np.square(flat).sum(axis=1)),
     )
+
+
+def predict(
+    apply: evaluation.Apply, variables: Any, images: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """The network's logits of any number of pictures, f32[N, K], in batches.
+
+    Args:
+        apply, variables: see `run`.
+        images: f32[N, H, W, C].
+        batch_size: pictures in a compiled call; the last call is padded.
+    """
+    parts = [
+        np.asarray(logits(apply, variables, batch))
+        for _, batch in evaluation.batches(images, min(batch_size, len(images)))
+    ]
+    return np.concatenate(parts)[: len(images)]
 
 
 def checked_images(images: np.ndarray) -> np.ndarray:
@@ -271,8 +282,7 @@ def count_classes(apply: Any, variables: Any, images: np.ndarray) -> int:
 def _check_gradients(
     apply: Any, variables: Any, images: np.ndarray, labels: np.ndarray
 ) -> None:
-    steepness = np.asarray(_steepness(apply, variables, images, labels))
-    flat = steepness == 0
+    flat = np.asarray(steepness(apply, variables, images, labels)) == 0
     if flat.any():
         warnings.warn(
             f"the gradient of the loss is exactly zero for {flat.sum()} of the first "
@@ -327,9 +337,16 @@ def attacked(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _steepness(
+def steepness(
     apply: Any, variables: Any, images: jax.Array, labels: jax.Array
 ) -> jax.Array:
+    """The largest slope of the loss, f32[B]; zero where nothing can be followed.
+
+    Args:
+        apply, variables: see `run`.
+        images: f32[B, H, W, C].
+        labels: int[B].
+    """
     slopes, _ = gradient.loss_gradient(
         lambda images: logits(apply, variables, images), images, labels
     )

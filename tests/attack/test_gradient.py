@@ -153,14 +153,14 @@ def test_restarts_keep_each_pictures_best() -> None:
     keys = jax.random.split(jax.random.key(5), 32)
     made = attack.pgd(**options, restarts=4)
     found = np.asarray(bumpy(ran(made, bumpy, images, labels, key=keys)))
-    ascent = gradient._Ascent(0.02, "linf", 3, 2.5 * 0.02 / 3, False, 0, False)
+    ascent = gradient.Ascent(0.02, "linf", 3, 2.5 * 0.02 / 3, False, 0, False)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def once(restart):
         its = jax.vmap(jax.random.fold_in, (0, None))(keys, restart)
         start = gradient.random_point(its, images, 0.02, "linf")
         active = jnp.ones(32, bool)
-        return bumpy(gradient._climb(ascent, bumpy, labels, images, start, active))
+        return bumpy(gradient.climb(ascent, bumpy, labels, images, start, active))
 
     each = np.stack([once(restart) for restart in range(4)])
     # Two classes: the greatest loss is the least margin, which also fools first.
