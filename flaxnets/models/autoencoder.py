@@ -182,9 +182,9 @@ class Decoder(nn.Module):
                 else:
                     # What the convolution gives of the un-pooled map, which then is
                     # an endpoint only.
-                    unpooling = cast(Any, self.unpooling)
+                    fill = cast(Any, self.unpooling)
                     x = layers.UnpooledConv(
-                        width, (3, 3), 2, unpooling, dtype=self.dtype, name=name
+                        width, (3, 3), 2, fill, dtype=self.dtype, name=name
                     )(pooled)
                     pooled = None
                 if (index, number) != (1, 1):

@@ -1,7 +1,7 @@
 """`ops` as Linen modules, with flax.linen's parameter names and shapes."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,6 +10,7 @@ from jax.nn.initializers import Initializer
 
 from flaxnets import ops
 from flaxnets.ops.convolution import Padding
+from flaxnets.ops.transposed import Fill
 
 # What every model returns: its output, and its activations by name.
 Output = tuple[jax.Array, dict[str, jax.Array]]
@@ -44,12 +45,10 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, *spatial, C] to [B, *output spatial, features]."""
-        shape = (*self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        dtype = self.dtype or jnp.result_type(x, kernel)
+        x, kernel = _with_kernel(self, x, x.shape[-1] // self.groups)
         y = ops.conv(
-            x.astype(dtype),
-            kernel.astype(dtype),
+            x,
+            kernel,
             strides=self.strides,
             padding=self.padding,
             dilation=self.dilation,
@@ -64,7 +63,7 @@ class UnpooledConv(nn.Module):
     Attributes:
         features: number of kernels.
         kernel_size: the window, one number a spatial dimension.
-        factor, unpooling: as for `ops.unpooled_conv`.
+        factor, fill: as for `ops.unpooled_conv`.
         use_bias: whether a bias is added.
         kernel_init: draws the kernel.
         dtype: type of the computation (the parameters stay float32).
@@ -73,7 +72,7 @@ class UnpooledConv(nn.Module):
     features: int
     kernel_size: Sequence[int]
     factor: int | Sequence[int]
-    unpooling: Literal["nearest", "bed_of_nails"]
+    fill: Fill
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = None
@@ -81,13 +80,19 @@ class UnpooledConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, *spatial, C] to [B, *spatial * factor, features]."""
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        dtype = self.dtype or jnp.result_type(x, kernel)
-        y = ops.unpooled_conv(
-            x.astype(dtype), kernel.astype(dtype), self.factor, self.unpooling
-        )
+        x, kernel = _with_kernel(self, x, x.shape[-1])
+        y = ops.unpooled_conv(x, kernel, self.factor, self.fill)
         return _with_bias(self, y)
+
+
+def _with_kernel(
+    layer: "Conv | ConvTranspose | UnpooledConv", x: jax.Array, channels: int
+) -> tuple[jax.Array, jax.Array]:
+    """The input and the layer's kernel, in the type of the computation."""
+    shape = (*layer.kernel_size, channels, layer.features)
+    kernel = layer.param("kernel", layer.kernel_init, shape)
+    dtype = layer.dtype or jnp.result_type(x, kernel)
+    return x.astype(dtype), kernel.astype(dtype)
 
 
 def _with_bias(layer: "Conv | ConvTranspose | UnpooledConv", y: jax.Array) -> jax.Array:
@@ -123,12 +128,10 @@ class ConvTranspose(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, *spatial, C] to [B, *output spatial, features]."""
-        shape = (*self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape)
-        dtype = self.dtype or jnp.result_type(x, kernel)
+        x, kernel = _with_kernel(self, x, x.shape[-1])
         y = ops.conv_transpose(
-            x.astype(dtype),
-            kernel.astype(dtype),
+            x,
+            kernel,
             strides=self.strides,
             padding=self.padding,
             output_padding=self.output_padding,

@@ -1,12 +1,12 @@
-"""Convolutions of un-pooled values, in each of their forms."""
+"""Convolutions of un-pooled values and transposed ones, in each of their forms."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from flaxnets import ops
-from flaxnets.ops import unpooling
+from flaxnets import errors, ops
+from flaxnets.ops import transposed
 
 UNPOOL = {"nearest": ops.nearest, "bed_of_nails": ops.bed_of_nails}
 
@@ -48,6 +48,17 @@ def test_a_transposed_convolution_is_the_same_in_both_forms(window, steps) -> No
     kernel = jax.random.normal(jax.random.key(1), (*window, 3, 2))
     overlaps, places = (
         jax.jit(lambda x, kernel, form=form: form(x, kernel, steps))(x, kernel)
-        for form in (unpooling._in_overlaps, unpooling._in_places)
+        for form in (transposed._in_overlaps, transposed._in_places)
     )
     np.testing.assert_allclose(overlaps, places, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("channels", "fill", "message"),
+    [(4, "nearest", "unpooled_conv takes x"), (3, "nails", "fill is 'nails'")],
+)
+def test_what_does_not_fit_is_refused(channels: int, fill, message: str) -> None:
+    with pytest.raises(errors.ArgumentError, match=message):
+        ops.unpooled_conv(
+            jnp.ones((1, 2, 2, 3)), jnp.ones((3, 3, channels, 2)), 2, fill
+        )

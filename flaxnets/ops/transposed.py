@@ -1,0 +1,317 @@
+"""Transposed convolutions, and convolutions of un-pooled maps, channels last."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flaxnets import errors
+from flaxnets.ops import convolution, pooling, products, unpooling
+
+Fill = Literal["nearest", "bed_of_nails"]
+"""What a block of an un-pooled map holds: one value, or one value and zeros."""
+
+
+def conv_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: convolution.Padding = "SAME",
+    output_padding: int | Sequence[int] | None = None,
+    dilation: int | Sequence[int] = 1,
+) -> jax.Array:
+    """Transposed convolution: each value adds a scaled kernel to the output.
+
+    The gradient of `conv` with respect to its input, as PyTorch's
+    `conv_transpose2d` and Keras's `Conv2DTranspose` are; flax's and jax's own, by
+    default, is not. It is one convolution whose channels become the places of a block
+    (the sub-pixel form), or on CPU one product whose overlaps are added.
+
+    Args:
+        x: [B, *spatial, C].
+        kernel: [*window, C, F]. PyTorch's is [C, F, *window], Keras's [*window, F, C].
+        strides: how many outputs an input is apart from the next.
+        padding: what is cut from the output: numbers or pairs as PyTorch has them,
+            or `SAME` and `VALID`, after which the output has `strides` times the
+            input's size, or what is needed for all that kernels touch (Keras's rule).
+        output_padding: with numbers for `padding`, how many more outputs there are at
+            the end, below the stride or the dilation; 0 by default.
+        dilation: spacing of the kernel's taps.
+
+    Returns:
+        [B, *output spatial, F].
+
+    Raises:
+        ArgumentError: ranks, channels or options that do not fit each other.
+    """
+    rank = pooling.rank_of(x)
+    _check(x, kernel, "conv_transpose")
+    steps = convolution.per_dimension(strides, rank, "strides")
+    spacing = convolution.per_dimension(dilation, rank, "dilation")
+    extent = tuple(
+        (size - 1) * gap + 1
+        for size, gap in zip(kernel.shape[:rank], spacing, strict=True)
+    )
+    lows, lengths = _output(
+        x.shape[1:-1], extent, steps, spacing, padding, output_padding
+    )
+    if any(gap > 1 for gap in spacing):
+        edges = [(0, 0, gap - 1) for gap in spacing]
+        kernel = jax.lax.pad(
+            kernel, np.zeros((), kernel.dtype), [*edges, (0, 0, 0), (0, 0, 0)]
+        )
+    return _transposed(x, kernel, steps, lows, lengths)
+
+
+def _check(x: jax.Array, kernel: jax.Array, name: str) -> None:
+    if kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
+        raise errors.ArgumentError(
+            f"{name} takes x [B, *spatial, C] and kernel [*window, C, F], but got "
+            f"shapes {x.shape} and {kernel.shape}"
+        )
+
+
+def _transposed(
+    x: jax.Array,
+    kernel: jax.Array,
+    steps: Sequence[int],
+    lows: Sequence[int],
+    lengths: Sequence[int],
+) -> jax.Array:
+    """A transposed convolution, as each backend computes it best.
+
+    Args:
+        x, kernel: see `conv_transpose`, the taps already apart.
+        steps: its strides.
+        lows, lengths: how much is cut off before the output, and the output's size.
+    """
+
+    def cut(whole: jax.Array) -> jax.Array:
+        edges = [
+            (-low, length + low - size, 0)
+            for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
+        ]
+        zero = np.zeros((), whole.dtype)
+        return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: cut(
+            _few_at_a_time(functools.partial(_in_overlaps, steps=steps), x, kernel)
+        ),
+        default=lambda x, kernel: cut(_in_places(x, kernel, steps)),
+    )
+
+
+def _in_overlaps(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """One product, each value times all taps, whose overlaps are then added."""
+    parts = _of_all_taps(x, kernel)
+    rank = len(steps)
+    for axis, step in enumerate(steps, start=1):
+        # Those of the dimensions before have gone into them.
+        tap_axis = rank + 1
+        taps = parts.shape[tap_axis]
+        count = -(-taps // step)
+        rows = []
+        for block in range(count):
+            own = jax.lax.slice_in_dim(
+                parts, block * step, min((block + 1) * step, taps), axis=tap_axis
+            )
+            edges = [(0, 0, 0)] * own.ndim
+            edges[axis] = (block, count - 1 - block, 0)
+            edges[tap_axis] = (0, step - own.shape[tap_axis], 0)
+            rows.append(jax.lax.pad(own, np.zeros((), own.dtype), edges))
+        parts = unpooling.one_after_the_other(
+            functools.reduce(jnp.add, rows), tap_axis, axis
+        )
+    return parts
+
+
+def _few_at_a_time(form, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`form(x, kernel)`, where it makes too much of all images a few at a time."""
+    parts = math.prod((*x.shape[1:-1], *kernel.shape[:-2], kernel.shape[-1]))
+    return products.few_at_a_time(form, x, kernel, parts, products.TILE_FLOATS)
+
+
+def _of_all_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Each value times each tap, [B, *spatial, *window, F]."""
+    channels = x.shape[-1]
+    matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
+    return (x.reshape(-1, channels) @ matrix).reshape(
+        *x.shape[:-1], *kernel.shape[:-2], kernel.shape[-1]
+    )
+
+
+def _in_places(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
+    """The sub-pixel form: a convolution whose channels are the places of a block."""
+    rank, extent = x.ndim - 2, kernel.shape[:-2]
+    # As many taps in each place's own kernel, some of them zero.
+    taps = [-(-size // step) for size, step in zip(extent, steps, strict=True)]
+    edges = [
+        (0, count * step - size, 0)
+        for count, step, size in zip(taps, steps, extent, strict=True)
+    ]
+    kernel = jax.lax.pad(
+        kernel, np.zeros((), kernel.dtype), [*edges, (0, 0, 0), (0, 0, 0)]
+    )
+    inputs, features = kernel.shape[-2:]
+    divided = [part for pair in zip(taps, steps, strict=True) for part in pair]
+    kernel = kernel.reshape(*divided, inputs, features)
+    # [taps..., inputs, places..., features], the taps reversed: the last tap of a
+    # kernel comes from the earliest input.
+    order = [*range(0, 2 * rank, 2), 2 * rank, *range(1, 2 * rank, 2), 2 * rank + 1]
+    kernel = jnp.flip(kernel.transpose(order), range(rank))
+    kernel = kernel.reshape(*taps, inputs, math.prod(steps) * features)
+    whole = convolution.conv(x, kernel, padding=[count - 1 for count in taps])
+    return unpooling.depth_to_space(whole, steps)
+
+
+def unpooled_conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    factor: int | Sequence[int],
+    fill: Fill,
+) -> jax.Array:
+    """A SAME convolution of un-pooled values, without un-pooling them.
+
+    What `conv(nearest(x, factor), kernel)` and `conv(bed_of_nails(x, factor), kernel)`
+    give, up to the order of sums: most of their products are of values that are there
+    several times, or are zero. It is a transposed convolution with the taps turned
+    around and, for `nearest`, added up over a block. Of 36 products, of a 3x3 kernel
+    and a block of 2x2, at most 16 are left.
+
+    Args:
+        x: [B, *spatial, C].
+        kernel: [*window, C, F].
+        factor: the block's size, one number or one a dimension.
+        fill: the un-pooling: "nearest" or "bed_of_nails".
+
+    Returns:
+        [B, *spatial * factor, F].
+
+    Raises:
+        ArgumentError: ranks or channels that do not fit each other, or another fill.
+    """
+    if fill not in get_args(Fill):
+        raise errors.ArgumentError(
+            f"fill is {fill!r}, but must be one of {', '.join(get_args(Fill))}"
+        )
+    rank = pooling.rank_of(x)
+    _check(x, kernel, "unpooled_conv")
+    sizes = convolution.per_dimension(factor, rank, "factor")
+    lengths = [size * length for size, length in zip(sizes, x.shape[1:-1], strict=True)]
+
+    def turned(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        before = [taps // 2 for taps in kernel.shape[:rank]]
+        kernel = jnp.flip(kernel, range(rank))
+        if fill == "nearest":
+            kernel = functools.reduce(_summed, enumerate(sizes), kernel)
+        return _transposed(x, kernel, sizes, before, lengths)
+
+    if fill == "nearest" and set(kernel.shape[:rank]) == {3} and min(sizes) > 1:
+        of_three = functools.partial(_nearest_of_three, sizes=sizes)
+        return jax.lax.platform_dependent(
+            x,
+            kernel,
+            cpu=lambda x, kernel: _few_at_a_time(of_three, x, kernel),
+            default=turned,
+        )
+    return turned(x, kernel)
+
+
+def _nearest_of_three(
+    x: jax.Array, kernel: jax.Array, sizes: Sequence[int]
+) -> jax.Array:
+    """`unpooled_conv` for `nearest` and three taps a dimension.
+
+    Within a block all taps see one value, so that their sum is enough; only the first
+    tap of a block's first row, and the last one of its last, see a neighbour's. So
+    there are 9 products of 36 for blocks of 2x2.
+    """
+    rank = len(sizes)
+    for axis in range(rank):
+        first, _, last = jax.lax.split(kernel, (1, 1, 1), axis)
+        whole = kernel.sum(axis, keepdims=True)
+        kernel = jnp.concatenate([first, whole, last], axis)
+    parts = _of_all_taps(x, kernel)
+    for axis, size in enumerate(sizes, start=1):
+        first, whole, last = (
+            jax.lax.index_in_dim(parts, tap, rank + 1, keepdims=False)
+            for tap in range(3)
+        )
+        edges = [(0, 0, 0)] * first.ndim
+        edges[axis] = (1, -1, 0)
+        above = jax.lax.pad(first, np.zeros((), first.dtype), edges)
+        edges[axis] = (-1, 1, 0)
+        below = jax.lax.pad(last, np.zeros((), last.dtype), edges)
+        block = [whole - first + above, *[whole] * (size - 2), whole - last + below]
+        parts = unpooling.one_after_the_other(
+            jnp.stack(block, axis + 1), axis + 1, axis
+        )
+    return parts
+
+
+def _summed(kernel: jax.Array, dimension: tuple[int, int]) -> jax.Array:
+    """The sums over each run of so many taps along an axis, with those at the ends."""
+    axis, size = dimension
+    runs = []
+    for at in range(size):
+        edges = [(0, 0, 0)] * kernel.ndim
+        edges[axis] = (at, size - 1 - at, 0)
+        runs.append(jax.lax.pad(kernel, np.zeros((), kernel.dtype), edges))
+    return functools.reduce(jnp.add, runs)
+
+
+def _output(
+    spatial: Sequence[int],
+    extent: Sequence[int],
+    steps: Sequence[int],
+    spacing: Sequence[int],
+    padding: convolution.Padding,
+    output_padding: int | Sequence[int] | None,
+) -> tuple[list[int], list[int]]:
+    """How much is cut off before the output of a transposed convolution; its size."""
+    rank = len(spatial)
+    if isinstance(padding, str):
+        if output_padding is not None:
+            raise errors.ArgumentError(
+                f"output_padding is {output_padding!r} beside padding {padding!r}, but "
+                "goes with numbers only"
+            )
+        same = padding.upper() == "SAME"
+        convolution.padding_pairs(padding, spatial, extent, steps)
+        beyond = [max(size - step, 0) for size, step in zip(extent, steps, strict=True)]
+        lengths = [
+            length * step + (0 if same else more)
+            for length, step, more in zip(spatial, steps, beyond, strict=True)
+        ]
+        return [more // 2 if same else 0 for more in beyond], lengths
+    pairs = convolution.padding_pairs(padding, spatial, extent, steps)
+    added = output_padding if output_padding is not None else 0
+    more = (added,) * rank if isinstance(added, int) else tuple(added)
+    if len(more) != rank or any(
+        not 0 <= value < max(step, gap)
+        for value, step, gap in zip(more, steps, spacing, strict=True)
+    ):
+        raise errors.ArgumentError(
+            f"output_padding is {output_padding!r}, but must be from 0 to below the "
+            f"strides {list(steps)} or the dilation {list(spacing)}"
+        )
+    lengths = [
+        (length - 1) * step + size + extra - sum(pair)
+        for length, step, size, extra, pair in zip(
+            spatial, steps, extent, more, pairs, strict=True
+        )
+    ]
+    if min(lengths) < 1:
+        raise errors.ArgumentError(
+            f"padding {padding!r} cuts the whole output away; give less of it, or "
+            "larger images"
+        )
+    return [pair[0] for pair in pairs], lengths
