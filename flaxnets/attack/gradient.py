@@ -9,6 +9,10 @@ from flaxnets import errors
 from flaxnets.attack import base, streams
 from flaxnets.train import losses
 
+# Where pictures stop as soon as they are fooled, the last of them are worked on alone
+# once only this share of a batch is left, if that is of so many pictures or more.
+_LAST_SHARE, _LAST_LEAST = 4, 16
+
 
 class Ascent(NamedTuple):
     """How to `climb`; the options of `pgd`, with the momentum's `decay`."""
@@ -296,29 +300,42 @@ def climb(
             probabilities will do too, as for `losses.cross_entropy`.
     """
 
-    def unfinished(carry: tuple) -> jax.Array:
-        step, _, _, active = carry
-        return (step < ascent.steps) & active.any()
+    def climbed(images: jax.Array, labels: jax.Array, carry: tuple, left: int) -> tuple:
+        """Until no more than `left` pictures are active, or all steps are done."""
 
-    def stepped(carry: tuple) -> tuple:
-        step, points, velocity, active = carry
-        direction, outputs = loss_gradient(logits, points, labels, ascent.targeted)
-        if ascent.stop_when_fooled:
-            active &= ~base.fooled(outputs, labels, ascent.targeted)
-        if ascent.decay:
-            axes = tuple(range(1, points.ndim))
-            mean = jnp.abs(direction).mean(axis=axes, keepdims=True)
-            direction = direction / jnp.where(mean > 0, mean, 1)
-            direction = velocity = ascent.decay * velocity + direction
-        ahead = jnp.sign(direction) if ascent.norm == "linf" else unit(direction)
-        moved = base.within(
-            images, points + ascent.step_size * ahead, ascent.epsilon, ascent.norm
-        )
-        return step + 1, base.where(active, moved, points), velocity, active
+        def unfinished(carry: tuple) -> jax.Array:
+            step, _, _, active = carry
+            return (step < ascent.steps) & (active.sum() > left)
+
+        def stepped(carry: tuple) -> tuple:
+            step, points, velocity, active = carry
+            direction, outputs = loss_gradient(logits, points, labels, ascent.targeted)
+            if ascent.stop_when_fooled:
+                active &= ~base.fooled(outputs, labels, ascent.targeted)
+            if ascent.decay:
+                axes = tuple(range(1, points.ndim))
+                mean = jnp.abs(direction).mean(axis=axes, keepdims=True)
+                direction = direction / jnp.where(mean > 0, mean, 1)
+                direction = velocity = ascent.decay * velocity + direction
+            ahead = jnp.sign(direction) if ascent.norm == "linf" else unit(direction)
+            moved = base.within(
+                images, points + ascent.step_size * ahead, ascent.epsilon, ascent.norm
+            )
+            return step + 1, base.where(active, moved, points), velocity, active
+
+        return jax.lax.while_loop(unfinished, stepped, carry)
 
     velocity = jnp.zeros_like(images) if ascent.decay else ()
     carry = jnp.int32(0), start, velocity, active
-    return jax.lax.while_loop(unfinished, stepped, carry)[1]
+    few = len(images) // _LAST_SHARE
+    if not ascent.stop_when_fooled or len(images) < _LAST_LEAST:
+        return climbed(images, labels, carry, 0)[1]
+    step, points, velocity, active = climbed(images, labels, carry, few)
+    last = jnp.argsort(~active)[:few]
+    own = jax.tree.map(lambda array: array[last], (points, velocity, active))
+    _, found, _, _ = climbed(images[last], labels[last], (step, *own), 0)
+    # After all steps more may be active than these: they are where they were.
+    return points.at[last].set(found)
 
 
 def _loss(outputs: jax.Array, labels: jax.Array, targeted: bool) -> jax.Array:

@@ -1,5 +1,6 @@
 """An encoder-decoder that makes the noise by which a classifier is misled."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -142,13 +143,41 @@ class Perturber(nn.Module):
         return values
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def cut(values: jax.Array, low: float, high: float) -> jax.Array:
+    """Values cut to [low, high], with a gradient that leads back inside.
+
+    In reverse mode a value that was cut has a gradient where a step against it does not
+    lead farther out. With none there, as of `clip`, or next to none, as of tanh, a
+    generator that once makes black pixels blacker, or all noise as large as it may be,
+    learns nothing from them any more.
+    """
+    return jnp.clip(values, low, high)
+
+
+def _cut_forward(
+    values: jax.Array, low: float, high: float
+) -> tuple[jax.Array, jax.Array]:
+    return cut(values, low, high), values
+
+
+def _cut_backward(
+    low: float, high: float, values: jax.Array, slope: jax.Array
+) -> tuple[jax.Array]:
+    outward = (values < low) & (slope > 0) | (values > high) & (slope < 0)
+    return (jnp.where(outward, 0, slope),)
+
+
+cut.defvjp(_cut_forward, _cut_backward)
+
+
 def perturbed(images: jax.Array, noise: jax.Array) -> jax.Array:
-    """What is shown to the classifier: images + noise, cut to [0, 1]."""
-    return jnp.clip(images + noise, 0, 1)
+    """What is shown to the classifier: images + noise, cut to [0, 1] (see `cut`)."""
+    return cut(images + noise, 0.0, 1.0)
 
 
 def bounded(values: jax.Array, epsilon: float) -> jax.Array:
-    """epsilon * tanh(values), a rounding error less.
+    """epsilon times values that are cut to [-1, 1] (see `cut`), a rounding error less.
 
     So that `perturbed` moves no value in [0, 1] by more than epsilon, as real numbers.
 
@@ -164,4 +193,4 @@ def bounded(values: jax.Array, epsilon: float) -> jax.Array:
     largest = np.float32(allowed)
     if float(largest) > allowed:
         largest = np.nextafter(largest, np.float32(0))
-    return largest * jnp.tanh(values)
+    return jnp.multiply(largest, cut(values, -1.0, 1.0))

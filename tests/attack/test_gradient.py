@@ -207,6 +207,33 @@ def test_stopping_ends_the_work_for_good() -> None:
     assert len(counted) == 4
 
 
+def test_the_last_pictures_are_worked_on_alone() -> None:
+    """Each picture is told by a value that no step changes; all are fooled at last."""
+    rows = []
+
+    def logits(images):
+        jax.debug.callback(lambda _: rows.append(len(images)), images[0, 0, 0, 0])
+        # Fooled once the second value has fallen below what the first one says.
+        margin = images[:, 1, 0, 0] - jax.lax.stop_gradient(images[:, 0, 0, 0])
+        return jnp.stack([margin, jnp.zeros_like(margin)], axis=1)
+
+    images = np.full((16, 2, 1, 1), 0.9, np.float32)
+    # Two pictures take 8 steps of 0.1, the others one.
+    images[:, 0] = 0.85
+    images[[5, 11], 0] = 0.15
+    made = attack.bim(0.9, steps=20, step_size=0.1, stop_when_fooled=True)
+    found = ran(made, logits, images, np.zeros(16, np.int32))
+    jax.effects_barrier()
+    assert rows == [16, 16, *[4] * 7]
+    expected = np.full(16, 0.8)
+    expected[[5, 11]] = 0.1
+    np.testing.assert_allclose(found[:, 1, 0, 0], expected, atol=1e-6)
+    # As many steps as there are: what is active then is not lost.
+    made = attack.bim(0.9, steps=1, step_size=0.1, stop_when_fooled=True)
+    found = ran(made, logits, images, np.zeros(16, np.int32))
+    np.testing.assert_allclose(found[:, 1, 0, 0], 0.8, atol=1e-6)
+
+
 def test_random_points_fill_the_ball() -> None:
     images = np.full((4000, 2, 1, 1), 0.5, np.float32)
     keys = jax.random.split(jax.random.key(0), 4000)
