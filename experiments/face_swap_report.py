@@ -1,60 +1,31 @@
 """The page and the figure of a face swap."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from experiments import face_swap_model
 from experiments.face_swap_data import Case
 from flaxnets import params, train
-from flaxnets.report import html
-from flaxnets.report.figures import drawing
+from flaxnets.report import figures, html
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-# Faces in a row of the figure.
-SHOWN = 10
+# Faces in a column of the figure.
+SHOWN = 6
 TITLES = {
-    "frozen": "frozen encoder",
-    "frozen_warped": "frozen, warped",
-    "joint": "joint, warped",
+    "frozen": "frozen",
+    "frozen_warped": "frozen,\nwarped",
+    "joint": "joint",
 }
 
 
-@drawing.styled
-def grid(rows: Mapping[str, np.ndarray], title: str) -> "Figure":
-    """Rows of pictures of one size, each with its name at the left.
-
-    Args:
-        rows: uint8[N, H, W, C] by name.
-        title: of the figure.
-    """
-    first = next(iter(rows.values()))
-    _, height, width, _ = first.shape
-    inch = 0.75
-    count = len(first)
-    tall = inch * height / width
-    figure = drawing.figure(inch * count + 1.9, (tall + 0.06) * len(rows) + 0.6, title)
-    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
-    for axes, (name, images) in zip(panels, rows.items(), strict=True):
-        drawing.bare(axes)
-        laid = drawing.mosaic(drawing.picture(images), count, gap=2, empty=1.0)
-        axes.imshow(laid, interpolation="nearest")
-        # What is left of the width is the names'.
-        axes.set_anchor("E")
-        drawing.name_row(axes, name, 9)
-    return figure
-
-
-def rows_of(
+def columns_of(
     case: Case,
     shape: face_swap_model.Shape,
     shown: Mapping[str, Mapping[str, np.ndarray]],
     names: tuple[str, str],
 ) -> dict[str, np.ndarray]:
-    """The rows of the figure: A, then A rebuilt and as B by each way, then B's truth.
+    """The columns of the figure: A, rebuilt and as B by each way, and B's truth.
 
     Args:
         case: the people.
@@ -66,22 +37,22 @@ def rows_of(
     test = case.test[places[0]]
     at = np.linspace(0, len(test) - 1, min(SHOWN, len(test))).astype(int)
     given = test[at]
-    rows = {"A": given}
+    columns = {"A": given}
     for procedure, leaves in shown.items():
         variables = params.unflatten(leaves)
         title = TITLES[procedure]
         for name, aligned, text in (
             (names[0], False, "A rebuilt"),
             (names[1], False, "A as B"),
-            (names[1], True, "A as B, aligned"),
+            (names[1], True, "as B, aligned"),
         ):
             swap = face_swap_model.swapper(
                 shape, variables, names[0], name, aligned=aligned
             ).swap
-            rows[f"{text}\n{title}"] = swap(given)
+            columns[f"{text}\n{title}"] = swap(given)
     if case.true:
-        rows["B, the truth"] = case.test[places[1]][at]
-    return rows
+        columns["B,\nthe truth"] = case.test[places[1]][at]
+    return columns
 
 
 def write(
@@ -91,12 +62,12 @@ def write(
     shown: Mapping[str, Mapping[str, np.ndarray]],
     result: Mapping[str, Any],
 ) -> None:
-    """Draws the grid, and the page that holds it and the table."""
+    """Draws the faces, and the page that holds them and the table."""
     names = (case.people[0], case.people[1])
     path = folder.path("figures/faces.png")
     path.parent.mkdir(exist_ok=True)
-    figure = grid(rows_of(case, shape, shown, names), f"A as B: {case.name}")
-    drawing.save(figure, path)
+    columns = columns_of(case, shape, shown, names)
+    figures.save(figures.side_by_side(columns, f"A as B: {case.name}"), path)
     sections = [
         html.Section(
             "The faces",

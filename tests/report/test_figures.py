@@ -94,6 +94,22 @@ def test_curves_of_a_diverged_run_and_of_one_epoch() -> None:
     assert figures.curves(records([0.5])).axes[0].lines[0].get_marker() == "o"
 
 
+def test_measures_over_epochs_are_named_apart_with_their_last_values() -> None:
+    series = {"a": [4.0, 1.5, 1.0], "b": [4.0, None, 1.1], "c": [4.0, 3.0, 1.01]}
+    figure = figures.over_epochs((1, 2, 3), series, "Title", "note")
+    (axes,) = figure.axes
+    drawn = [line(axes, index)[:, 1] for index in range(3)]
+    np.testing.assert_array_equal(drawn[:2], [[4, 1.5, 1], [4, np.nan, 1.1]])
+    assert [text.get_text() for text in axes.texts] == ["a 1", "b 1.1", "c 1.01"]
+    places = [text.get_position()[1] for text in axes.texts]
+    assert places[1] - places[2] >= 0.0699 and places[2] - places[0] >= 0.0699
+    assert axes.get_yscale() == "linear" and titles(figure) == "Titlenote"
+    # More than a decade, but not of positive values alone.
+    for least, scale in ((0.3, "log"), (0.0, "linear")):
+        falling = figures.over_epochs((1, 2), {"a": [4.0, least]}, "Title", "note")
+        assert falling.axes[0].get_yscale() == scale
+
+
 def test_confusion_writes_counts_into_their_cells() -> None:
     figure = figures.confusion(MATRIX, NAMES)
     cells = {text.get_position(): text.get_text() for text in figure.axes[0].texts}

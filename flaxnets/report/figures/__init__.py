@@ -10,6 +10,7 @@ from flaxnets.report.figures.results import (
     intervals,
     learning_curves,
     mistakes,
+    over_epochs,
     samples,
 )
 
@@ -22,6 +23,7 @@ __all__ = [
     "kernels",
     "learning_curves",
     "mistakes",
+    "over_epochs",
     "plane",
     "samples",
     "save",

@@ -30,11 +30,9 @@ def side_by_side(
     laid = drawing.mosaic(tiles, len(columns), gap=gap, empty=1.0)
     wide = max(5.0, min(11.0, 1.3 * len(columns)))
     lines = max(name.count("\n") + 1 for name in columns)
-    figure = drawing.figure(
-        wide,
-        wide * laid.shape[0] / laid.shape[1] + 0.75 + 0.17 * lines,
-        title,
-    )
+    # Of few columns and many rows, a figure that still fits a screen's width or two.
+    tall = min(wide * laid.shape[0] / laid.shape[1], 14.0)
+    figure = drawing.figure(wide, tall + 0.75 + 0.17 * lines, title)
     axes = figure.add_subplot()
     axes.imshow(laid, vmin=0, vmax=1, interpolation="nearest")
     drawing.bare(axes)

@@ -1,5 +1,6 @@
 """What a classifier was given, how it learned, and where it errs."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,10 @@ MOST_ROWS = 12
 
 @drawing.styled
 def samples(
-    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "Some of the data",
 ) -> "Figure":
     """The first images of each class: a row a class, or one image of each of many.
 
@@ -25,6 +29,7 @@ def samples(
         images: uint8[N, H, W, C], or floats from 0 to 1.
         labels: int[N].
         class_names: names that labels index.
+        title: of the figure.
     """
     several = len(class_names) <= MOST_ROWS
     columns = 10
@@ -37,9 +42,7 @@ def samples(
     tiles = tiles.reshape(-1, height, width, 3)
     gap, below = max(1, height // 12), 0 if several else round(0.3 * height)
     laid = drawing.mosaic(tiles, columns, gap=gap, below=below, empty=1.0)
-    figure = drawing.figure(
-        8, 7.0 * laid.shape[0] / laid.shape[1] + 0.8, "Some of the data"
-    )
+    figure = drawing.figure(8, 7.0 * laid.shape[0] / laid.shape[1] + 0.8, title)
     axes = figure.add_subplot()
     axes.imshow(laid, vmin=0, vmax=1)
     axes.set_title(f"{len(images):,} images of {len(found)} classes")
@@ -78,10 +81,36 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
             split: np.array([record[f"{split}_{name}"] for record in records], float)
             for split in ("train", "test")
         }
-        _lines(axes, epochs, series, "{:.2%}" if name == "accuracy" else "{:.4f}")
+        text = "{:.2%}" if name == "accuracy" else "{:.4f}"
+        _lines(axes, epochs, series, text, (drawing.VERMILION, drawing.BLUE))
         axes.set(xlabel="epoch", title=_extreme(epochs, series["test"], name))
         if name == "accuracy":
             axes.yaxis.set_major_formatter(drawing.percent())
+    return figure
+
+
+@drawing.styled
+def over_epochs(
+    epochs: Sequence[int],
+    series: Mapping[str, Sequence[float | None]],
+    title: str,
+    note: str,
+) -> "Figure":
+    """Measures against epochs, each named at its end with its last value.
+
+    Args:
+        epochs: ascending.
+        series: one value an epoch, by the measures' names; None, or a value that is not
+            finite, leaves a gap. Above zero and over more than a decade, the axis is
+            logarithmic.
+        title: of the figure.
+        note: a sentence below it.
+    """
+    figure = drawing.figure(8, 4.5, title)
+    axes = figure.add_subplot()
+    values = {name: np.array(found, float) for name, found in series.items()}
+    _lines(axes, np.array(epochs), values, "{:.4g}", drawing.COLOURS)
+    axes.set(xlabel="epoch", title=note)
     return figure
 
 
@@ -128,7 +157,11 @@ def learning_curves(
 
 
 def _lines(
-    axes: "Axes", epochs: np.ndarray, series: Mapping[str, np.ndarray], text: str
+    axes: "Axes",
+    epochs: np.ndarray,
+    series: Mapping[str, np.ndarray],
+    text: str,
+    palette: Sequence[str],
 ) -> None:
     """Draws each series, with its name and last value at its right end."""
     from matplotlib.ticker import MaxNLocator
@@ -136,12 +169,12 @@ def _lines(
     axes.grid(axis="y")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     marker = "o" if len(epochs) <= 30 else ""
-    colours = {"train": drawing.VERMILION, "test": drawing.BLUE}
-    for split, values in series.items():
-        axes.plot(epochs, values, marker=marker, markersize=4, color=colours[split])
+    colours = dict(zip(series, itertools.cycle(palette), strict=False))
+    for name, values in series.items():
+        axes.plot(epochs, values, marker=marker, markersize=4, color=colours[name])
     everything = np.concatenate(list(series.values()))
     finite = everything[np.isfinite(everything)]
-    if text == "{:.4f}" and finite.size and finite.min() > 0:
+    if "%" not in text and finite.size and finite.min() > 0:
         # The later epochs of a loss that falls tenfold cannot be told apart otherwise.
         if finite.max() > 10 * finite.min():
             _logarithmic(axes)
@@ -149,27 +182,32 @@ def _lines(
     axes.autoscale_view()
     to_axes = axes.transScale + axes.transLimits
     heights = {}
-    for split, values in series.items():
+    for name, values in series.items():
         ends = values[np.isfinite(values)]
         if ends.size:
-            heights[split] = float(to_axes.transform((epochs[-1], ends[-1]))[1])
-    if len(heights) == 2:
-        low, high = sorted(heights, key=heights.__getitem__)
-        push = max(0.0, 0.07 - (heights[high] - heights[low])) / 2
-        heights[low] -= push
-        heights[high] += push
-    for split, height in heights.items():
-        last = series[split][-1]
+            heights[name] = float(to_axes.transform((epochs[-1], ends[-1]))[1])
+    for name, height in _apart(heights, 0.07).items():
+        last = series[name][-1]
         shown = text.format(last) if np.isfinite(last) else "not finite"
         axes.text(
             1.02,
             height,
-            f"{split} {shown}",
+            f"{name} {shown}",
             transform=axes.transAxes,
-            color=colours[split],
+            color=colours[name],
             fontweight="bold",
             verticalalignment="center",
         )
+
+
+def _apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
+    """The heights with at least that much between them, and their mean unchanged."""
+    ordered = sorted(heights, key=lambda name: -heights[name])
+    moved, lowest = {}, np.inf
+    for name in ordered:
+        moved[name] = lowest = min(heights[name], lowest - least)
+    push = np.mean([heights[name] - moved[name] for name in ordered] or [0.0])
+    return {name: moved[name] + float(push) for name in heights}
 
 
 def _logarithmic(axes: "Axes") -> None:
