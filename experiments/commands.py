@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
-from flaxnets import errors, train
+from flaxnets import data, errors, train
 
 
 def options(config: Any, *, without: Collection[str]) -> list[str]:
@@ -52,3 +53,35 @@ def whole(fitted: train.Fitted) -> None:
         raise KeyboardInterrupt
     if fitted.stopped == "SIGTERM":
         raise SystemExit(143)
+
+
+def network_of_run(
+    option: str, run: Path, dataset: data.Dataset, *, otherwise: str = ""
+) -> dict[str, Any]:
+    """The variables of the network that a run of `experiments.mnist` trained.
+
+    Args:
+        option: that names the run, with its dashes.
+        run: the run folder.
+        dataset: the pictures that the network is to be shown.
+        otherwise: what else the option takes, for a message.
+
+    Raises:
+        ArgumentError: there is no such run, or it is of other pictures or classes.
+    """
+    if not run.is_dir():
+        raise errors.ArgumentError(
+            f"{option} {run}: there is no such folder; give that of a run of "
+            f"experiments.mnist{otherwise}"
+        )
+    config = train.read_config(run)
+    shape, classes = list(dataset.train.images.shape[1:]), len(dataset.class_names)
+    found = config.get("image_shape"), len(config.get("classes", ()))
+    if config.get("study") != "mnist" or found != (shape, classes):
+        raise errors.ArgumentError(
+            f"{option} {run}: a run of {config.get('study')!r} on pictures of "
+            f"{found[0]} of {found[1]} classes, but a run of 'mnist' on {shape} of "
+            f"{classes} classes is needed, as {dataset.name} has them"
+        )
+    with train.Checkpoints(run / "checkpoints") as checkpoints:
+        return train.variables_of(checkpoints.leaves(checkpoints.latest()))

@@ -11,7 +11,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from experiments import cats_dogs_setup as setup
-from flaxnets import data, errors, models, params, train
+from experiments import commands
+from flaxnets import data, models, params
 from flaxnets.data import preprocessing
 from flaxnets.models.autoencoder import Code, Unpooling
 from flaxnets.models.mirrors import Mirror
@@ -68,7 +69,9 @@ def encoder_of(
     if weights == "none":
         variables = params.initialize(module, jax.random.key(seed), (1, *shape))
     elif backbone == CNN:
-        variables = _of_run(Path(weights), dataset)
+        variables = commands.network_of_run(
+            "--weights", Path(weights), dataset, otherwise=", or none for random ones"
+        )
     else:
         variables = setup.body(backbone, weights)
     return Encoder(module, variables, _unchanged if backbone == CNN else prepare.scaled)
@@ -76,26 +79,6 @@ def encoder_of(
 
 def _unchanged(images: jax.Array) -> jax.Array:
     return images
-
-
-def _of_run(run: Path, dataset: data.Dataset) -> Any:
-    """The variables of the network that `experiments.mnist` trained."""
-    if not run.is_dir():
-        raise errors.ArgumentError(
-            f"--weights {run}: there is no such folder; for --backbone {CNN} give that "
-            "of a run of experiments.mnist, or none for random weights"
-        )
-    config = train.read_config(run)
-    shape, classes = list(dataset.train.images.shape[1:]), len(dataset.class_names)
-    found = config.get("image_shape"), len(config.get("classes", ()))
-    if config.get("study") != "mnist" or found != (shape, classes):
-        raise errors.ArgumentError(
-            f"--weights {run}: a run of {config.get('study')!r} on pictures of "
-            f"{found[0]} of {found[1]} classes, but a run of 'mnist' on {shape} of "
-            f"{classes} classes is needed, as {dataset.name} has them"
-        )
-    with train.Checkpoints(run / "checkpoints") as checkpoints:
-        return train.variables_of(checkpoints.leaves(checkpoints.latest()))
 
 
 class Inversion:

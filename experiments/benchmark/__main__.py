@@ -4,11 +4,19 @@ import sys
 
 import tyro
 
-from experiments.benchmark import autoencoders, mnist, networks, pictures, transfer
+from experiments.benchmark import (
+    attacks,
+    autoencoders,
+    mnist,
+    networks,
+    pictures,
+    transfer,
+)
 from flaxnets import console, errors
 
 BENCHMARKS = {
     "mnist": mnist,
+    "attacks": attacks,
     "autoencoders": autoencoders,
     "networks": networks,
     "pictures": pictures,

@@ -7,8 +7,9 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -215,7 +216,98 @@ class UnpoolingJob:
         }
 
 
-AnyJob = Job | NetworkJob | TransferJob | PicturesJob | UnpoolingJob
+@dataclasses.dataclass(frozen=True)
+class AttackJob:
+    """One measurement of an attack on the lecture's network, with drawn parameters.
+
+    Attributes:
+        kind: `pgd`, for L-infinity.
+        variant: see `Contender`.
+        epsilon: bound of the perturbation, of pictures in [0, 1].
+        attack_steps: gradient steps.
+        step_size: of each.
+        random_start: whether it starts at a random point of the ball.
+        until_fooled: whether a picture that is fooled is left alone from then on, by a
+            library that can do that.
+        file: an `.npz` file of pictures and parameters, as `saved` leaves it; if empty,
+            both are drawn.
+        batch_size: pictures that are attacked at once.
+        device: `cpu`, `gpu` or `tpu`.
+        tf32: whether matrix products may round their inputs to TF32.
+        seed: of the parameters, the pictures and the starts.
+        calls: calls in a window.
+        windows: how many are timed, after one that is not.
+    """
+
+    kind: Literal["pgd"]
+    variant: str
+    epsilon: float
+    attack_steps: int
+    step_size: float
+    random_start: bool
+    until_fooled: bool
+    file: str
+    batch_size: int
+    device: str
+    tf32: bool
+    seed: int
+    calls: int
+    windows: int
+
+    # Of a picture, and the number of classes.
+    SHAPE: ClassVar[tuple[int, int, int]] = (28, 28, 1)
+    CLASSES: ClassVar[int] = 10
+
+    def images(self) -> np.ndarray:
+        """f32[B, 28, 28, 1] in [0, 1], dark ones to light ones.
+
+        With no biases what fools a picture half as light is half as large, so that at
+        any epsilon that is not too large some are fooled and some are not.
+        """
+        if self.file:
+            with np.load(self.file) as held:
+                return held[_IMAGES][: self.batch_size]
+        generator = np.random.default_rng(self.seed)
+        pixels = generator.random((self.batch_size, *self.SHAPE), np.float32)
+        return pixels * generator.random((self.batch_size, 1, 1, 1), np.float32)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The network's parameters by flaxnets' names: HWIO, [in, out], no biases.
+
+        Drawn as He et al. 2015 do.
+        """
+        if self.file:
+            with np.load(self.file) as held:
+                return {name: held[name] for name in held.files if name != _IMAGES}
+        height, width, channels = self.SHAPE
+        kernels = {
+            "conv1": (3, 3, channels, 16),
+            "conv2": (3, 3, 16, 32),
+            "conv3": (3, 3, 32, 64),
+            "dense1": (height // 4 * (width // 4) * 64, 512),
+            "dense2": (512, 512),
+            "logits": (512, self.CLASSES),
+        }
+        generator = np.random.default_rng(self.seed + 1)
+        found = {}
+        for name, shape in kernels.items():
+            deviation = np.sqrt(2 / np.prod(shape[:-1]))
+            kernel = generator.normal(0, deviation, shape).astype(np.float32)
+            found[f"{name}/kernel"] = kernel
+            found[f"{name}/bias"] = np.zeros(shape[-1], np.float32)
+        return found
+
+    @staticmethod
+    def saved(path: Path, images: np.ndarray, weights: Mapping[str, np.ndarray]) -> str:
+        """Keeps pictures and parameters for the workers; returns the path as text."""
+        np.savez(path, allow_pickle=False, **{_IMAGES: images}, **weights)
+        return str(path)
+
+
+# What a file of pictures and parameters calls the pictures.
+_IMAGES = "images"
+
+AnyJob = Job | NetworkJob | TransferJob | PicturesJob | UnpoolingJob | AttackJob
 
 # The field that no other job has.
 _TOLD_BY: dict[str, type[AnyJob]] = {
@@ -223,6 +315,7 @@ _TOLD_BY: dict[str, type[AnyJob]] = {
     "stored": TransferJob,
     "workers": PicturesJob,
     "unpooling": UnpoolingJob,
+    "epsilon": AttackJob,
     "target": Job,
 }
 
@@ -232,7 +325,9 @@ class NetworkMissing(Exception):
 
 
 def timed(
-    call: Callable[[], Any], job: NetworkJob | UnpoolingJob, steps: int = 1
+    call: Callable[[], Any],
+    job: NetworkJob | UnpoolingJob | AttackJob,
+    steps: int = 1,
 ) -> dict[str, Any]:
     """Times windows of calls, each of which waits for its result.
 

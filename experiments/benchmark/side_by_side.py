@@ -99,7 +99,14 @@ def run(
         "tasks": {
             name: {
                 "title": str(tasks[name]),
-                **dataclasses.asdict(cast(Any, tasks[name])),
+                **{
+                    field: value
+                    for field, value in dataclasses.asdict(
+                        cast(Any, tasks[name])
+                    ).items()
+                    # It is gone by the time that the result is read.
+                    if field != "file"
+                },
             }
             for name in config.tasks
         },

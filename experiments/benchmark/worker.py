@@ -17,6 +17,7 @@ _WITH_ALL = (
     (jobs.TransferJob, "experiments.benchmark.workers.transfer"),
     (jobs.PicturesJob, "experiments.benchmark.pictures"),
     (jobs.UnpoolingJob, "experiments.benchmark.workers.unpooling"),
+    (jobs.AttackJob, "experiments.benchmark.workers.attacks"),
 )
 
 # Where a package's distribution has another name.

@@ -117,6 +117,26 @@ sys.exit(autoencoders.run(config))
     assert "transposed, with its gradient, 2 x 8x8x4" in table
 
 
+def test_attacks_are_measured_with_their_success(tmp_path: Path) -> None:
+    script = """
+import sys
+from experiments.benchmark import attacks
+attacks.CPU = {"small": attacks.Task(2, attack_steps=3)}
+config = attacks.Config(
+    rounds=1, tasks=("small",), windows=1, device="cpu",
+    contenders=("keras-jax",), out=__import__("pathlib").Path(sys.argv[1]),
+)
+sys.exit(attacks.run(config))
+"""
+    result = scripted(script, tmp_path)
+    ours, theirs = result["outcomes"]
+    assert result["summary"]["small"]["rows"]["flaxnets"]["step_ms"]["median"] > 0
+    assert 0 <= ours["success_rate"] <= 1
+    assert theirs["status"] in ("not installed", "no network")
+    table = (tmp_path / "table.txt").read_text()
+    assert "PGD-3 at epsilon 0.3, 2 pictures of 28x28" in table
+
+
 def test_interrupted_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.benchmark", *TINY, "--rounds", "99"]
     process = subprocess.Popen(

@@ -1,0 +1,180 @@
+"""What a run of `experiments.adversarial` leaves: figures, tables, a page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import adversarial_figures as drawn
+from experiments import adversarial_scores as scores
+from flaxnets import data, train
+from flaxnets.report import figures, html
+
+# The trainings of generators, in words.
+GENERATORS = {
+    "generator": "against the plain classifier",
+    "game": "in the game",
+    "fresh": "anew against the game's classifier",
+}
+
+
+def write(
+    folder: train.RunFolder,
+    result: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    noises: Mapping[str, scores.Noise],
+    pictures: data.Split,
+    class_names: Sequence[str],
+) -> None:
+    """Draws the figures, and the page that holds them and the tables.
+
+    Args:
+        folder: of the run.
+        result: as it is stored.
+        rows: of the classifiers and of the transfer, with their texts.
+        noises: what each generator makes, by the name of its training.
+        pictures: that were attacked.
+        class_names: names that labels index.
+    """
+    folder.path("figures").mkdir(exist_ok=True)
+    epsilon = result["epsilon"]
+
+    def kept(name: str, figure: Any) -> Path:
+        path = folder.path(f"figures/{name}.png")
+        figures.save(figure, path)
+        return path
+
+    sections = [
+        html.Section(
+            "What each classifier withstands",
+            f"On {result['test_pictures']:,} held-out pictures, with changes of at "
+            f"most {epsilon:.4g} of each value. A picture counts as withstood in the "
+            "column of all attacks only if none of them broke it. Seconds are those of "
+            "the training steps, for the game with the plain training before it. Each "
+            "is the network of the last step; none was chosen by these numbers.",
+            scores.table(result["table"]),
+        )
+    ]
+    for name, noise in noises.items():
+        words = GENERATORS[name]
+        numbers = noise.numbers
+        sections += [
+            html.Section(
+                f"Noise of the generator trained {words}",
+                f"It makes {numbers['misclassified']:.1%} of all pictures "
+                "misclassified, in one pass of the generator. The first pictures that "
+                "are read rightly without it:",
+                kept(
+                    f"examples_{name}",
+                    drawn.examples(
+                        pictures.images,
+                        noise.found,
+                        class_names,
+                        epsilon,
+                        "Original, noise, result",
+                    ),
+                ),
+            ),
+            html.Section(
+                "What its pictures are taken for",
+                f"{numbers['commonest_share']:.1%} of those that it broke are taken "
+                "for one and the same class.",
+                kept(
+                    f"taken_for_{name}", figures.confusion(noise.confusion, class_names)
+                ),
+            ),
+        ]
+    sections += [
+        html.Section(
+            "The game over time",
+            "Both learn in the same steps, from opposite losses: the generator's is "
+            "the negative cross-entropy of pictures with noise, the classifier's the "
+            "cross-entropy of them and of clean ones. PGD is no part of the game.",
+            kept(
+                "game",
+                drawn.over_time(result["history"]["game"], "Generator and classifier"),
+            ),
+        ),
+        html.Section(
+            "What kind of noise it is",
+            "As it is shown, cut to [0, 1] with the picture. The common share is that "
+            "of the mean noise in all its energy: 1 would be the same noise for every "
+            "picture. Low frequencies have periods of 8 pixels and more.",
+            kept(
+                "kinds",
+                drawn.kinds(
+                    {name: noise.mean for name, noise in noises.items()},
+                    {name: noise.spectrum for name, noise in noises.items()},
+                    epsilon,
+                    "Mean noise and spectrum of each generator",
+                ),
+            ),
+        ),
+        html.Section("The same in numbers", "", _kinds(noises)),
+    ]
+    for row in rows:
+        if "defence" in row:
+            name = row["defence"]
+            figure = drawn.by_epsilon(row["evaluated"], f"Classifier: {name}")
+            sections += [
+                html.Section(
+                    f"Accuracy against epsilon: {name}",
+                    "Noise of a generator is made smaller to have a smaller epsilon.",
+                    kept(f"epsilon_{name}", figure),
+                ),
+                html.Section(f"All attacks: {name}", "", row["text"]),
+            ]
+        elif "transfer" in row:
+            sections.append(
+                html.Section(
+                    "Made on one, tried on another",
+                    "Adversarial pictures made on the classifier of a row, tried on "
+                    "that of each column.",
+                    row["text"],
+                )
+            )
+    html.write(
+        folder.path("report.html"),
+        "Learned noise, and classifiers that meet it",
+        summary={
+            "dataset": result["dataset"],
+            "classifier": result["classifier"],
+            "epsilon": epsilon,
+            "test_pictures": result["test_pictures"],
+            "misclassified_by_noise": noises["generator"].numbers["misclassified"],
+            "game_under_all_attacks": next(
+                (
+                    row["worst_case_accuracy"]
+                    for row in result["table"]
+                    if row["defence"] == "game"
+                ),
+                "not asked for",
+            ),
+        },
+        sections=sections,
+    )
+
+
+def _kinds(noises: Mapping[str, scores.Noise]) -> str:
+    heads = ("generator", "misclassified", "mean L2", "at the bound", "common")
+    heads += ("low frequencies", "of white noise", "commonest class")
+    return html.table(
+        heads,
+        [
+            (
+                GENERATORS[name],
+                f"{noise.numbers['misclassified']:.2%}",
+                f"{noise.numbers['l2_mean']:.2f}",
+                *(
+                    f"{noise.numbers[number]:.1%}"
+                    for number in (
+                        "at_bound_share",
+                        "common_share",
+                        "low_frequency_share",
+                        "low_frequency_share_of_white_noise",
+                        "commonest_share",
+                    )
+                ),
+            )
+            for name, noise in noises.items()
+        ],
+    )
