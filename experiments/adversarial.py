@@ -8,16 +8,16 @@
         --backbone squeezenet_caffe --weights squeezenet_v1_caffe.npz --game-rate 1e-4
 
 First a classifier is trained or taken, then a generator of noise against it as it is,
-then both at once, from opposite losses (Wang and Yu 2019, arXiv 1905.09591). What the
-classifiers then withstand is measured with attacks that they were not trained with,
-among them a new generator, and beside other ways of training.
+then both at once, with opposite objectives (Wang and Yu 2019, arXiv 1905.09591). What
+the classifiers then withstand is measured with attacks that they were not trained with,
+among them a new generator for each of them, and beside other ways of training.
 """
 
 import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ LIMITS = {
     "warmup": 1,
     "game_share": 1,
     "attack_step": 2,
-    "beta": math.inf,
+    "beta": 1000,
 }
 # AutoAttack aims at the nine likeliest other classes, and at three at least.
 LEAST_CLASSES = 4
@@ -94,7 +94,7 @@ class Config:
     robust_epochs: int = 16
     """Passes of the trainings on PGD's and FGSM's pictures, and of TRADES."""
     robust_rate: float = 2e-3
-    """Their highest learning rate."""
+    """Their highest learning rate; for a pretrained network give a smaller one."""
     attack_steps: int = 5
     """Gradient steps of the attack in training, but for FGSM."""
     attack_step: float = 0.4
@@ -169,7 +169,11 @@ def run(config: Config) -> int:
         bench = scores.Bench(
             network.apply,
             config.attacks,
-            {name: trained[name].variables["generator"] for name in report.GENERATORS},
+            {
+                name: its.variables["generator"]
+                for name, its in trained.items()
+                if name in report.GENERATORS
+            },
             players.perturber.apply,
             pictures=pictures,
             classes=classes,
@@ -182,8 +186,9 @@ def run(config: Config) -> int:
             bench, classifiers_of(config, trained), course, config.auto_attack
         )
         noises = {
-            name: bench.noise(name, trained[name].variables["opponent"])
-            for name in report.GENERATORS
+            name: bench.noise(name, its.variables["opponent"])
+            for name, its in trained.items()
+            if name in report.GENERATORS
         }
         result = {
             "dataset": dataset.name,
@@ -218,6 +223,10 @@ def run(config: Config) -> int:
 
 
 def _check(config: Config) -> None:
+    commands.positive(
+        config, ("classifier_rate", "generator_rate", "game_rate", "robust_rate")
+    )
+    commands.seeded(config)
     commands.at_least_one(
         config,
         (
@@ -292,11 +301,13 @@ def epochs_of(config: Config, network: setup.Network) -> dict[str, int]:
     found |= {
         "generator": config.generator_epochs,
         "game": config.game_epochs,
-        "fresh": config.generator_epochs,
+        "fresh_game": config.generator_epochs,
     }
-    return found | {
-        kind: config.robust_epochs for kind in ROBUST if kind in config.defence
-    }
+    for kind in ROBUST:
+        if kind in config.defence:
+            found[kind] = config.robust_epochs
+            found[f"fresh_{kind}"] = config.generator_epochs
+    return found
 
 
 def all_trained(
@@ -315,10 +326,13 @@ def all_trained(
         pictures: some of them.
     """
 
-    def against(variables: Any) -> Callable[[int], training.Training]:
-        return functools.partial(
-            training.generator, players, variables, config.generator_rate
+    def attacked(name: str, variables: Any) -> None:
+        """Trains a generator against a classifier that stays as it is."""
+        number = list(epochs_of(config, network)).index(name)
+        make = functools.partial(
+            training.generator, players, variables, config.generator_rate, number
         )
+        found[name] = course.trained(name, make, test, attack.pair_variables_of)
 
     few = data.Split(*(part[:WATCHED] for part in pictures))
     found: dict[str, training.Trained] = {}
@@ -329,24 +343,18 @@ def all_trained(
         )
         found["classifier"] = course.trained("classifier", plain, test)
         classifier = found["classifier"].variables
-    found["generator"] = course.trained(
-        "generator", against(classifier), test, attack.pair_variables_of
-    )
+    attacked("generator", classifier)
     game = functools.partial(
         training.game,
         players,
+        found["generator"].variables["generator"],
         classifier,
         config.game_rate,
         config.game_share,
         config.updates,
     )
     found["game"] = course.trained("game", game, few, attack.pair_variables_of)
-    found["fresh"] = course.trained(
-        "fresh",
-        against(found["game"].variables["opponent"]),
-        test,
-        attack.pair_variables_of,
-    )
+    attacked("fresh_game", found["game"].variables["opponent"])
     for kind in ROBUST:
         if kind not in config.defence:
             continue
@@ -362,25 +370,33 @@ def all_trained(
             config.beta,
         )
         found[kind] = course.trained(kind, make, few)
+        attacked(f"fresh_{kind}", found[kind].variables)
     return found
 
 
 def classifiers_of(
     config: Config, trained: Mapping[str, training.Trained]
-) -> dict[str, tuple[Any, float]]:
-    """The classifiers that are measured, and the seconds of their trainings."""
+) -> dict[str, scores.Classifier]:
+    """The classifiers that are measured."""
     # The generator was trained against the plain one, which stayed as it was.
     plain = trained["generator"].variables["opponent"]
-    before = trained["classifier"].seconds if "classifier" in trained else 0.0
-    found: dict[str, tuple[Any, float]] = {}
+    before = trained["classifier"].seconds if "classifier" in trained else None
+    found: dict[str, scores.Classifier] = {}
     for defence in config.defence:
         if defence == "none":
-            found[defence] = plain, before
+            found[defence] = scores.Classifier(plain, before, ("generator",))
         elif defence == "game":
             game = trained["game"]
-            found[defence] = game.variables["opponent"], before + game.seconds
+            found[defence] = scores.Classifier(
+                game.variables["opponent"],
+                (before or 0) + game.seconds,
+                ("game", "fresh_game"),
+            )
         else:
-            found[defence] = trained[defence].variables, trained[defence].seconds
+            its = trained[defence]
+            found[defence] = scores.Classifier(
+                its.variables, its.seconds, (f"fresh_{defence}",)
+            )
     return found
 
 

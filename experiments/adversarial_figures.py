@@ -128,7 +128,7 @@ def over_time(records: Sequence[Mapping[str, Any]], title: str) -> "Figure":
         records,
         {
             "test_accuracy": "right, clean",
-            "test_success_rate": "misled by the noise",
+            "test_success_rate": "wrong with the noise",
             "test_pgd_accuracy": "right under PGD",
         },
         "{:.1%}",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -46,6 +46,20 @@ class Noise(NamedTuple):
     spectrum: np.ndarray
     confusion: np.ndarray
     numbers: dict[str, Any]
+
+
+class Classifier(NamedTuple):
+    """A classifier that is measured.
+
+    Attributes:
+        variables: its own.
+        seconds: of its trainings; None where it was given.
+        generators: those that were trained by its gradients.
+    """
+
+    variables: Any
+    seconds: float | None
+    generators: tuple[str, ...]
 
 
 class Bench:
@@ -92,15 +106,17 @@ class Bench:
             f"noise_{name}": _smaller(made, epsilon)
             for name, made in self._learned.items()
         }
-        # Of the others, none uses a gradient of the classifier that it attacks.
-        self._black_box = [
-            name
-            for name in self._attacks
-            if name == "square" or name.startswith("noise_")
-        ]
 
-    def tried(self, variables: Any) -> dict[str, Any]:
-        """A classifier under all attacks with all epsilons, and what looks wrong."""
+    def tried(
+        self, variables: Any, own: Collection[str], auto_attack: bool
+    ) -> dict[str, Any]:
+        """A classifier under all attacks with all epsilons, and what looks wrong.
+
+        Args:
+            variables: of the classifier.
+            own: the generators that were trained by its gradients.
+            auto_attack: whether AutoAttack is run too.
+        """
         images, labels = self._pictures
         evaluated = attack.evaluate(
             self._attacks,
@@ -123,7 +139,13 @@ class Bench:
                 images,
                 labels,
                 key=self._key,
-                black_box=self._black_box,
+                black_box=[
+                    name
+                    for name in self._attacks
+                    if name == "square"
+                    or name.startswith("noise_")
+                    and name.removeprefix("noise_") not in own
+                ],
                 epsilon=self._epsilon,
                 batch_size=self._together,
             )
@@ -131,32 +153,42 @@ class Bench:
         accuracies = {
             row.attack: row.accuracy for row in evaluated.rows if row.epsilon == largest
         }
+        standing, stages = evaluated.worst_case(largest), None
+        if auto_attack:
+            stages, after = self._auto_attacked(variables)
+            standing = standing & after
         return {
             "clean_accuracy": float(evaluated.clean.mean()),
             "pgd_40_accuracy": accuracies.get("pgd_40"),
-            "worst_case_accuracy": float(evaluated.worst_case(largest).mean()),
+            "worst_case_accuracy": float(standing.mean()),
+            "auto_attack": stages,
+            # In the order of the attacks: what the last one leaves.
+            "auto_attack_accuracy": [*stages.values()][-1] if stages else None,
             "evaluated": evaluated.as_json(),
             "alarms": [alarm.as_json() for alarm in alarms],
             "text": attack.robustness_report(evaluated, alarms),
         }
 
-    def auto_attacked(self, variables: Any) -> dict[str, float]:
-        """The accuracies that AutoAttack's attacks leave, one after the other."""
+    def _auto_attacked(self, variables: Any) -> tuple[dict[str, float], np.ndarray]:
+        """What AutoAttack's attacks leave, one after the other, and which pictures."""
         found = attack.worst_case(
             _auto_attack(self._epsilon),
             self._apply,
             variables,
             *self._pictures,
-            key=self._key,
+            # Its Square is not to search as the table's does.
+            key=jax.random.fold_in(self._key, 1),
             batch_size=self._together,
         )
         stages = ["none", *_auto_attack(self._epsilon)]
-        return {name: found.standing(stage) for stage, name in enumerate(stages)}
+        left = {name: found.standing(stage) for stage, name in enumerate(stages)}
+        return left, found.broken_by < 0
 
     def transferred(self, classifiers: Mapping[str, Any]) -> dict[str, Any]:
         """What adversarial pictures made on each classifier do to the others."""
         names = [name for name in TRANSFERRED if name in self._attacks]
-        factories = {name: self._attacks[name] for name in names or self._attacks}
+        names = names or [name for name in FOLLOWING if name in self._attacks]
+        factories = {name: self._attacks[name] for name in names}
         found = attack.transfer(
             factories,
             {name: (self._apply, its) for name, its in classifiers.items()},
@@ -213,7 +245,7 @@ class Bench:
 
 def measured(
     bench: Bench,
-    classifiers: Mapping[str, tuple[Any, float]],
+    classifiers: Mapping[str, Classifier],
     course: training.Course,
     auto_attack: bool,
 ) -> list[dict[str, Any]]:
@@ -221,22 +253,18 @@ def measured(
 
     Args:
         bench: the attacks.
-        classifiers: variables, and the seconds of their trainings, by name.
+        classifiers: by name.
         course: keeps the rows.
         auto_attack: whether AutoAttack is run too.
     """
     done = {row["defence"] for row in course.rows if "defence" in row}
-    for defence, (variables, seconds) in classifiers.items():
+    for defence, its in classifiers.items():
         if defence in done:
             continue
-        row = {"defence": defence, "seconds": seconds, **bench.tried(variables)}
-        stages = bench.auto_attacked(variables) if auto_attack else None
-        row["auto_attack"] = stages
-        # In the order of the attacks: what the last one leaves.
-        row["auto_attack_accuracy"] = [*stages.values()][-1] if stages else None
-        course.log(row)
+        found = bench.tried(its.variables, its.generators, auto_attack)
+        course.log({"defence": defence, "seconds": its.seconds, **found})
     if not any("transfer" in row for row in course.rows):
-        named = {name: variables for name, (variables, _) in classifiers.items()}
+        named = {name: its.variables for name, its in classifiers.items()}
         course.log(bench.transferred(named))
     rows = [row for row in course.rows if "defence" in row or "transfer" in row]
     for row in rows:
@@ -252,7 +280,8 @@ def line(row: Mapping[str, Any]) -> str:
         f"{row['defence']}: clean {row['clean_accuracy']:.2%}, PGD-{PGD_STEPS} "
         f"{_percent(row['pgd_40_accuracy'])}, worst of all attacks "
         f"{row['worst_case_accuracy']:.2%}, AutoAttack "
-        f"{_percent(row['auto_attack_accuracy'])} ({row['seconds']:.0f} s of training)"
+        f"{_percent(row['auto_attack_accuracy'])} "
+        f"({_seconds(row['seconds'])} s of training)"
         + "".join(f"; warning: {alarm['name']}" for alarm in row["alarms"])
     )
 
@@ -263,7 +292,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         (
             row["defence"],
-            f"{row['seconds']:.0f}",
+            _seconds(row["seconds"]),
             f"{row['clean_accuracy']:.2%}",
             _percent(row["pgd_40_accuracy"]),
             f"{row['worst_case_accuracy']:.2%}",
@@ -325,6 +354,10 @@ def _spectrum(noise: np.ndarray) -> np.ndarray:
 
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"
 
 
 def _percent(value: float | None) -> str:

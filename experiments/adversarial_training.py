@@ -10,6 +10,7 @@ import optax
 
 from experiments import commands
 from flaxnets import attack, console, data, models, params, train
+from flaxnets.attack.pair import PairLoss
 from flaxnets.train import losses, optimizers
 from flaxnets.train.evaluation import Apply
 from flaxnets.train.state import Batch, Metrics
@@ -274,23 +275,25 @@ def robust(
     )
 
 
-def generator(players: Players, classifier: Any, rate: float, steps: int) -> Training:
+def generator(
+    players: Players, classifier: Any, rate: float, number: int, steps: int
+) -> Training:
     """A new generator against a classifier that stays as it is.
 
     Args:
         players, rate, steps: see `plain`.
         classifier: its variables.
+        number: of the generator; none begins as another does.
     """
     optimizer, rates = optimizers.make(
         "adam", learning_rate=rate, schedule="onecycle", total_steps=steps
     )
     networks = players.perturber.apply, players.apply
-    # Its end lets the generator turn to the pictures that still resist; cross-entropy,
-    # which has none, turned all into one class and left those of that class.
-    loss = attack.misleading(*networks, objective="hinge", confidence=CONFIDENCE)
-    side = attack.Player(loss, optimizer)
+    side = attack.Player(_misleading(players), optimizer)
+    keys = jax.random.split(jax.random.fold_in(players.key(3), number))
+    fresh = params.initialize(players.perturber, keys[0], (1, *players.shape))
     return Training(
-        _pair(players, side, None, classifier),
+        attack.create_pair(side, None, fresh, _copied(classifier), key=keys[1]),
         attack.make_pair_step(side, None),
         _evaluator(players, attack.noise_measure(*networks), "success_rate"),
         rates,
@@ -299,19 +302,18 @@ def generator(players: Players, classifier: Any, rate: float, steps: int) -> Tra
 
 def game(
     players: Players,
+    generator: Any,
     classifier: Any,
     rate: float,
     share: float,
     updates: tuple[int, int],
     steps: int,
 ) -> Training:
-    """A new generator and a trained classifier, which learn at once.
-
-    The generator makes large the cross-entropy that the classifier makes small.
+    """A trained generator and a trained classifier, which go on learning at once.
 
     Args:
         players: see there.
-        classifier: variables to begin with.
+        generator, classifier: variables to begin with.
         rate: Adam's, of both sides.
         share: what pictures with noise count for the classifier.
         updates: of the generator and of the classifier, in proportion.
@@ -319,7 +321,7 @@ def game(
     """
     networks = players.perturber.apply, players.apply
     optimizer, rates = optimizers.make("adam", learning_rate=rate, total_steps=steps)
-    misleads = attack.misleading(*networks)
+    misleads = _misleading(players)
     withstands = attack.withstanding(*networks, share=share)
     sides = (
         attack.Player(misleads, optimizer, updates=updates[0]),
@@ -337,7 +339,9 @@ def game(
         }
 
     return Training(
-        _pair(players, *sides, classifier),
+        attack.create_pair(
+            *sides, _copied(generator), _copied(classifier), key=players.key(4)
+        ),
         attack.make_pair_step(*sides),
         _evaluator(players, measure, "robust_accuracy"),
         rates,
@@ -382,16 +386,16 @@ def _evaluator(players: Players, measure: Any, metric: str) -> attack.PairEvalua
     )
 
 
-def _pair(
-    players: Players,
-    side: attack.Player,
-    opponent: attack.Player | None,
-    classifier: Any,
-) -> attack.Pair:
-    fresh = params.initialize(players.perturber, players.key(3), (1, *players.shape))
-    return attack.create_pair(
-        side, opponent, fresh, _copied(classifier), key=players.key(4)
-    )
+def _misleading(players: Players) -> PairLoss:
+    """A generator's loss, in the game too.
+
+    It ends where a picture is misread, so that the generator turns to those that still
+    resist: cross-entropy, which has no end, turned all pictures into one class, and
+    left those of that class. And it does not fade where the classifier is ahead, as the
+    gradient of cross-entropy does there.
+    """
+    networks = players.perturber.apply, players.apply
+    return attack.misleading(*networks, objective="hinge", confidence=CONFIDENCE)
 
 
 def _copied(variables: Any) -> Any:

@@ -1,6 +1,7 @@
 """What the studies' command lines share."""
 
 import dataclasses
+import math
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ def at_least_one(config: Any, names: Collection[str]) -> None:
                 f"--{name.replace('_', '-')} is {getattr(config, name)}, but must be "
                 "at least 1"
             )
+
+
+def positive(config: Any, names: Collection[str]) -> None:
+    """Raises ArgumentError where one of these fields of a config is not above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            raise errors.ArgumentError(
+                f"--{name.replace('_', '-')} is {value}, but must be a positive number"
+            )
+
+
+def seeded(config: Any) -> None:
+    """Raises ArgumentError where a config's seed is none."""
+    if not 0 <= config.seed < 2**32:
+        raise errors.ArgumentError(
+            f"--seed is {config.seed}, but must be from 0 to {2**32 - 1}"
+        )
 
 
 def bytes_of(megabytes: int | None) -> int | None:

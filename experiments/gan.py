@@ -12,7 +12,6 @@ pictures, beside that of real pictures from one another, and the classes that it
 
 import dataclasses
 import io
-import math
 import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -170,12 +169,8 @@ def _check(config: Config) -> None:
             f"--widths is {' '.join(map(str, config.widths)) or 'empty'}, but at least "
             "one is needed, and all must be > 0"
         )
-    for name in ("learning_rate", "discriminator_rate"):
-        rate = getattr(config, name)
-        if not (math.isfinite(rate) and rate > 0):
-            raise errors.ArgumentError(
-                f"--{name.replace('_', '-')} is {rate}, but must be a positive number"
-            )
+    commands.positive(config, ("learning_rate", "discriminator_rate"))
+    commands.seeded(config)
     if not 0 <= config.momentum < 1:
         raise errors.ArgumentError(
             f"--momentum is {config.momentum}, but must be at least 0 and below 1"
@@ -299,7 +294,8 @@ def classifying(config: Config, dataset: data.Dataset) -> train.Fitted:
         weight_decay=recipe.weight_decay,
     )
     augment = augmentation.compose(*mnist.augmentations(recipe))
-    keys = jax.random.split(jax.random.key(config.seed))
+    # Keys that the pair has none of.
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1))
     shape = (1, *dataset.train.images.shape[1:])
     variables = params.initialize(model, keys[0], shape)
     loss = losses.classification(model.apply, augment=augment)

@@ -22,7 +22,7 @@ import numpy as np
 from experiments import commands
 from experiments.benchmark import side_by_side
 from experiments.benchmark.job import AttackJob
-from flaxnets import data, params, train
+from flaxnets import data, errors, params, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Task:
         return (
             f"PGD-{self.attack_steps} at epsilon {self.epsilon:g}, "
             f"{self.batch_size:,} pictures of 28x28"
-            + (", until fooled" if self.until_fooled else "")
+            + (", flaxnets until fooled" if self.until_fooled else "")
         )
 
     def job(self, asked: side_by_side.Asked) -> AttackJob:
@@ -95,5 +95,10 @@ def _kept(run: Path, path: Path) -> str:
     variables = commands.network_of_run("--run", run, dataset)
     weights = params.flatten(variables["params"])
     count = max(task.batch_size for task in CPU.values())
+    if len(dataset.test.labels) < count:
+        raise errors.ArgumentError(
+            f"--run {run}: {dataset.name} has {len(dataset.test.labels)} test "
+            f"pictures, but {count} are attacked; give a run on mnist"
+        )
     images = dataset.test.images[:count].astype(np.float32) / 255
     return AttackJob.saved(path, images, weights)

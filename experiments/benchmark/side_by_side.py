@@ -92,7 +92,7 @@ def run(
     facts = {
         # Where the result lies, it shows itself.
         "config": {
-            name: value
+            name: str(value) if isinstance(value, Path) else value
             for name, value in dataclasses.asdict(config).items()
             if name != "out"
         },

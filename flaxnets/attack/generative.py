@@ -110,10 +110,12 @@ def generative_measure(
 ) -> measuring.Measure:
     """What a `PairEvaluator` measures of a generative pair, f32[B] each.
 
-    Both networks run as they are used, with what they have stored, on real pictures
-    and as many made ones: the `loss` of the discriminator without a penalty, the
-    `generator_loss`, `real_score` and `made_score`, and `accuracy`, the share of both
-    kinds that it tells rightly; averaged over the generators.
+    The generator runs as it is used, and the discriminator as in training, on real
+    pictures and on as many made ones: it has learned from batches of one kind, and what
+    its batch normalisation has stored is a mixture of both. Measured are the `loss` of
+    the discriminator without a penalty, the `generator_loss`, `real_score` and
+    `made_score`, and `accuracy`, the share of both kinds that it tells rightly;
+    averaged over the generators.
 
     Args:
         generator, discriminator, latent: as for `generating`.
@@ -126,7 +128,7 @@ def generative_measure(
         del labels
 
         def judge(images: jax.Array) -> jax.Array:
-            return discriminator(variables["opponent"], images)[0].astype(jnp.float32)
+            return _run(discriminator, variables["opponent"], images, key)[0]
 
         real = judge(images)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from flaxnets import errors
 from flaxnets.attack import base, gradient, streams
 from flaxnets.train import losses
 from flaxnets.train.evaluation import Apply, as_float
@@ -196,15 +197,23 @@ def scaled(attack: base.Attack, scale: jax.Array | float) -> base.Attack:
 
     Args:
         attack: one that calls the network with all its pictures at a time, in their
-            order, as the gradient attacks do.
+            order, as the gradient attacks do, but not with `stop_when_fooled`.
         scale: f32[], from 0 (the pictures themselves) to 1 (the attack as it is). The
             smaller bound holds up to rounding; [0, 1] holds exactly.
+
+    Raises:
+        ArgumentError: when it is used, an attack that calls it with fewer pictures.
     """
 
     def smaller(
         logits: base.Logits, images: jax.Array, labels: jax.Array, key: jax.Array
     ) -> jax.Array:
         def nearer(points: jax.Array) -> jax.Array:
+            if len(points) != len(images):
+                raise errors.ArgumentError(
+                    f"scaled was given an attack that asks about {len(points)} of "
+                    f"{len(images)} pictures; make it without stop_when_fooled"
+                )
             return images + scale * (points - images)
 
         found = attack(lambda points: logits(nearer(points)), images, labels, key)

@@ -1,5 +1,7 @@
 """The losses of a generative pair against formulas."""
 
+import functools
+
 import jax
 import numpy as np
 import optax
@@ -119,6 +121,28 @@ def test_losses_are_the_cross_entropies_of_real_and_made() -> None:
     )
     right = ((real > 0) + (each <= 0).mean(axis=0)) / 2
     np.testing.assert_allclose(measured["accuracy"], right, rtol=1e-6)
+
+
+def test_a_discriminator_is_measured_as_it_learns() -> None:
+    """With the statistics of a batch of one kind, and not with what it has stored."""
+    made = models.DCGANGenerator((4, 4), 1, (2,))
+    judge = models.DCGANDiscriminator((2, 3), "batch")
+    images = np.random.default_rng(0).random((6, 4, 4, 1), np.float32)
+    variables = {
+        "generator": params.initialize(made, jax.random.key(0), (1, 2)),
+        "opponent": params.initialize(judge, jax.random.key(1), (1, 4, 4, 1)),
+    }
+    measure = attack.generative_measure(made.apply, judge.apply, latent=2)
+    labels = np.zeros(6, np.int32)
+    found = players.quick(measure)(variables, images, labels, KEY)
+
+    @players.quick
+    def judged(variables, images):
+        apply = functools.partial(judge.apply, train=True, mutable=["batch_stats"])
+        return apply(variables, images)[0][0]
+
+    expected = 1 / (1 + np.exp(-judged(variables["opponent"], images)))
+    np.testing.assert_allclose(found["real_score"], expected, rtol=1e-4)
 
 
 def test_dcgan_with_all_options_takes_steps() -> None:

@@ -234,6 +234,13 @@ def test_the_last_pictures_are_worked_on_alone() -> None:
     np.testing.assert_allclose(found[:, 1, 0, 0], 0.8, atol=1e-6)
 
 
+def test_a_scaled_attack_is_of_all_pictures_at_a_time() -> None:
+    images, labels = pictures(16)
+    made = attack.scaled(attack.pgd(0.3, steps=2, stop_when_fooled=True), 0.5)
+    with pytest.raises(errors.ArgumentError, match="asks about 4 of 16 pictures"):
+        ran(made, linear()[1], images, labels)
+
+
 def test_random_points_fill_the_ball() -> None:
     images = np.full((4000, 2, 1, 1), 0.5, np.float32)
     keys = jax.random.split(jax.random.key(0), 4000)

@@ -78,7 +78,13 @@ def test_it_leaves_tables_and_figures_and_goes_on(
         "test_success_rate",
         "test_pgd_accuracy",
     }
-    drawn = ("examples_generator", "taken_for_fresh", "game", "kinds", "epsilon_none")
+    drawn = (
+        "examples_generator",
+        "taken_for_fresh_game",
+        "game",
+        "kinds",
+        "epsilon_none",
+    )
     for name in drawn:
         assert (out / f"figures/{name}.png").stat().st_size > 5_000
     assert "Made on one, tried on another" in (out / "report.html").read_text()
@@ -284,7 +290,7 @@ def test_the_classifier_of_a_run(tmp_path: Path, monkeypatch) -> None:
     )
     jax.tree.map(np.testing.assert_array_equal, found.given, jax.device_get(variables))
     lengths = adversarial.epochs_of(_config(tmp_path), found)
-    assert list(lengths) == ["generator", "game", "fresh"]
+    assert list(lengths) == ["generator", "game", "fresh_game"]
 
 
 def test_photographs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.benchmark import attacks, side_by_side
+from experiments.benchmark import attacks, processes
 from flaxnets import data, errors, models, params, train
 
 
@@ -27,20 +27,30 @@ def test_a_runs_network_and_its_test_pictures_are_attacked(
     (run / "config.json").write_text(json.dumps(config))
     given = []
 
-    def noted(name, config, cpu, accelerator) -> int:
-        for task in (*cpu.values(), *accelerator.values()):
-            asked = side_by_side.Asked("eager", "cpu", False, 0, 1)
-            job = task.job(asked)
-            given.append((job.images(), job.weights()))
-        return 0
+    def noted(contender, job) -> dict:
+        given.append((job.images(), job.weights()))
+        return {
+            "status": "failed",
+            "contender": contender.module,
+            "message": "nothing was run",
+        }
 
-    monkeypatch.setattr(side_by_side, "run", noted)
-    assert attacks.run(attacks.Config(run=run, out=tmp_path / "out")) == 0
-    expected = data.load("digits").test.images[:1000].astype(np.float32) / 255
+    monkeypatch.setattr(processes, "run", noted)
+    tasks = {"few": attacks.Task(20)}
+    monkeypatch.setattr(attacks, "CPU", tasks)
+    out = tmp_path / "out"
+    config = attacks.Config(rounds=1, tasks=("few",), device="cpu", run=run, out=out)
+    assert attacks.run(config) == 1
+    assert json.loads((out / "result.json").read_text())["config"]["run"] == str(run)
+    expected = data.load("digits").test.images[:20].astype(np.float32) / 255
+    assert given
     for images, weights in given:
         np.testing.assert_array_equal(images, expected)
         jax.tree.map(
             np.testing.assert_array_equal, params.unflatten(weights), dict(held)
         )
+    monkeypatch.setattr(attacks, "CPU", {"many": attacks.Task(1000)})
+    with pytest.raises(errors.ArgumentError, match=r"has 35\d test pictures, but 1000"):
+        attacks.run(config)
     with pytest.raises(errors.RunFolderError, match="there is no run here"):
         attacks.run(attacks.Config(run=tmp_path / "nowhere"))
