@@ -151,6 +151,8 @@ def run(config: Config) -> int:
         together=setup.together(shape, len(pictures.labels)),
         seed=config.seed,
     )
+    # Levels that pictures are too small for are noticed before anything is trained.
+    params.abstract(players.perturber, (1, *shape))
     console.say(
         f"data: {dataset.name}, {dataset.source}; classifier: {network.words}; "
         f"on {device}"

@@ -86,7 +86,7 @@ def network_of_run(
         otherwise: what else the option takes, for a message.
 
     Raises:
-        ArgumentError: there is no such run, or it is of other pictures or classes.
+        ArgumentError: there is no such run, or it was trained on other data.
     """
     if not run.is_dir():
         raise errors.ArgumentError(
@@ -94,13 +94,15 @@ def network_of_run(
             f"experiments.mnist{otherwise}"
         )
     config = train.read_config(run)
-    shape, classes = list(dataset.train.images.shape[1:]), len(dataset.class_names)
-    found = config.get("image_shape"), len(config.get("classes", ()))
-    if config.get("study") != "mnist" or found != (shape, classes):
+    if config.get("study") != "mnist":
         raise errors.ArgumentError(
-            f"{option} {run}: a run of {config.get('study')!r} on pictures of "
-            f"{found[0]} of {found[1]} classes, but a run of 'mnist' on {shape} of "
-            f"{classes} classes is needed, as {dataset.name} has them"
+            f"{option} {run}: a run of {config.get('study', 'another study')}, but one "
+            "of experiments.mnist is needed"
+        )
+    if config.get("dataset_sha256") != data.fingerprint(dataset):
+        raise errors.ArgumentError(
+            f"{option} {run}: its network was trained on {config.get('dataset')!r} and "
+            f"not on these pictures of {dataset.name}; give a run on the same data"
         )
     with train.Checkpoints(run / "checkpoints") as checkpoints:
         return train.variables_of(checkpoints.leaves(checkpoints.latest()))

@@ -42,11 +42,15 @@ def _kept(folder: train.RunFolder, epoch: int) -> Path:
 def line(result: Mapping[str, Any]) -> str:
     """What came out."""
     distances, classes = result["frechet"], result["classes"]
-    covered = sum(count > 0 for count in classes["counts"])
+    covered, surely = (
+        sum(count > 0 for count in classes[name]) for name in ("counts", "sure_counts")
+    )
     return (
         f"Frechet distance {distances['made']:.3f}, of real pictures "
-        f"{distances['floor']:.3f} ({distances['times_floor']:.1f} times); "
-        f"{covered} of {len(classes['counts'])} classes among {classes['pictures']:,}"
+        f"{distances['floor']:.3f} ({distances['times_floor']:.1f} times; of halves "
+        f"{distances['halves']['times_floor']:.1f} times); {covered} of "
+        f"{len(classes['counts'])} classes among {classes['pictures']:,}, {surely} of "
+        "them surely"
     )
 
 

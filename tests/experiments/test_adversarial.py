@@ -36,6 +36,7 @@ def _config(out: Path, **options) -> adversarial.Config:
         "classifier_rate": 1e-2,
         "generator_epochs": 2,
         "game_epochs": 2,
+        "robust_epochs": 1,
         "attacks": ("fgsm", "square"),
         "queries": 5,
     }
@@ -47,13 +48,16 @@ def test_it_leaves_tables_and_figures_and_goes_on(
 ) -> None:
     monkeypatch.setattr(models, "CNN", SMALL)
     monkeypatch.setattr(adversarial_scores, "SHARES", (1.0,))
-    config = _config(tmp_path)
+    few = {"fgsm": attack.fgsm(0.2), "square": attack.square(0.3, queries=5)}
+    monkeypatch.setattr(adversarial_scores, "_auto_attack", lambda epsilon: few)
+    defence = {"defence": ("none", "game", "fgsm"), "auto_attack": True}
+    config = _config(tmp_path, **defence)
     assert adversarial.run(config) == 0
     assert "none: clean " in capsys.readouterr().out
     out = config.out
     result = json.loads((out / "result.json").read_text())
-    plain, game = result["table"]
-    assert (plain["defence"], game["defence"]) == ("none", "game")
+    plain, game, _ = result["table"]
+    assert [row["defence"] for row in result["table"]] == ["none", "game", "fgsm"]
     tried = {row["attack"]: row for row in plain["evaluated"]["attacks"]}
     assert list(tried) == ["fgsm", "square", *map("noise_{}".format, result["noise"])]
     assert plain["clean_accuracy"] > 0.5
@@ -63,7 +67,14 @@ def test_it_leaves_tables_and_figures_and_goes_on(
     for row in tried.values():
         assert row["beyond"] == 0
         assert row["linf_max"] is None or row["linf_max"] <= 0.3
-    assert plain["pgd_40_accuracy"] is None and plain["auto_attack"] is None
+    assert plain["pgd_40_accuracy"] is None
+    for row in result["table"]:
+        stages = row["auto_attack"]
+        assert list(stages) == ["none", *few]
+        assert stages["none"] == pytest.approx(row["clean_accuracy"])
+        assert row["auto_attack_accuracy"] == stages["square"] <= stages["fgsm"]
+        # What any of the attacks broke, those of AutoAttack among them.
+        assert row["worst_case_accuracy"] <= row["auto_attack_accuracy"]
     # The table's noise and the one that is looked at are the same.
     numbers = result["noise"]["generator"]
     expected = tried["noise_generator"]["accuracy"]
@@ -95,12 +106,12 @@ def test_it_leaves_tables_and_figures_and_goes_on(
     (out / "result.json").unlink()
     monkeypatch.setattr(adversarial_report, "write", lambda *_: None)
     monkeypatch.setattr(train, "fit", None)
-    assert adversarial.run(_config(tmp_path, resume=True)) == 0
+    assert adversarial.run(_config(tmp_path, resume=True, **defence)) == 0
     again = json.loads((out / "result.json").read_text())
     for name in ("table", "transfer", "noise", "history", "train_seconds"):
         assert again[name] == result[name]
     with pytest.raises(errors.RunFolderError, match="other options"):
-        adversarial.run(_config(tmp_path, resume=True, epsilon=0.2))
+        adversarial.run(_config(tmp_path, resume=True, epsilon=0.2, **defence))
 
 
 def _course(folder: train.RunFolder, epochs: int) -> adversarial_training.Course:
@@ -282,8 +293,7 @@ def test_the_classifier_of_a_run(tmp_path: Path, monkeypatch) -> None:
     state = train.create(variables, optax.sgd(0.1), key=jax.random.key(0))
     with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(0, state, metric=None, metadata={})
-    names = list("0123456789")
-    config = {"study": "mnist", "image_shape": [28, 28, 1], "classes": names}
+    config = {"study": "mnist", "dataset_sha256": data.fingerprint(dataset)}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = adversarial_setup.network_of(
         "cnn", str(tmp_path), dataset, adversarial_setup.preprocessing.TORCHVISION, 0
@@ -330,10 +340,13 @@ def test_photographs(tmp_path: Path) -> None:
         ({"epsilon": math.nan}, "epsilon is nan"),
         ({"epsilon": 0.0}, "--epsilon is 0"),
         ({"generator_widths": ()}, "--generator-widths is "),
+        ({"generator_widths": (2,) * 6}, "too small"),
         ({"updates": (0, 1)}, "--updates is 0 1"),
         ({"warmup": 1.5}, "--warmup is 1.5"),
         ({"beta": math.inf}, "--beta is inf"),
         ({"game_epochs": 0}, "--game-epochs is 0"),
+        ({"robust_rate": 0.0}, "--robust-rate is 0.0"),
+        ({"seed": -1}, "--seed is -1"),
         ({"batch_size": 2000}, "batch_size is 2000"),
     ],
 )

@@ -14,6 +14,7 @@ import pytest
 from experiments import gan, gan_report, mnist
 from experiments import gan_measures as measures
 from flaxnets import data, errors, models
+from flaxnets.train import frechet
 
 
 def _config(out: Path, **options) -> gan.Config:
@@ -122,17 +123,15 @@ def test_what_cannot_be_asked_for(options, message: str, tmp_path: Path) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_a_classifier_of_other_pictures_is_no_judge(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_a_classifier_of_other_pictures_is_no_judge(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
     dataset = data.load("digits")
-    config = {"dataset": "mnist", "dataset_sha256": data.fingerprint(dataset)}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    monkeypatch.setattr(gan.commands, "network_of_run", lambda *run: {"params": 1})
-    assert gan.judge_of_run(tmp_path, dataset) == {"params": 1}
-    dataset.test.labels[0] += 1
+    config = {"study": "mnist", "dataset": "mnist"}
+    config["dataset_sha256"] = data.fingerprint(dataset)[::-1]
+    (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(errors.ArgumentError, match="on 'mnist' and not on these"):
-        gan.judge_of_run(tmp_path, dataset)
+        gan.run(_config(tmp_path, classifier=run))
 
 
 def test_numbers_between_two_draws_are_draws() -> None:
@@ -183,8 +182,37 @@ def test_distances_are_from_test_pictures_as_many_as_there_are_on_both_sides() -
     given = np.concatenate([tests + 3, tests * 0])
     assert ruler.distance(tests) == pytest.approx(0, abs=1e-6)
     assert ruler.distance(given) == pytest.approx(36, rel=1e-6)
-    assert ruler.floor > 0 and ruler.floor_of_halves > 0
     assert ruler.distance_of_halves(given) > 0
+
+
+def test_floors_are_of_as_many_pictures_none_of_which_is_on_both_sides(
+    monkeypatch,
+) -> None:
+    looked_at = []
+
+    def recorded(features: np.ndarray) -> Any:
+        looked_at.append(features)
+        return frechet.statistics(features)
+
+    monkeypatch.setattr(measures, "statistics", recorded)
+    # No two pictures are equal.
+    levels = np.arange(82 * 4).reshape(82, 2, 2, 1) % 251
+    images = levels.astype(np.uint8)
+    labels = np.zeros(82, np.int32)
+    dataset = data.Dataset(
+        "noise",
+        data.Split(images[:51], labels[:51]),
+        data.Split(images[51:], labels[51:]),
+        ("a",),
+        "",
+    )
+    judge: Any = Pixels()
+    measures.Ruler(judge, dataset, 0)
+    sets = [{tuple(row) for row in features.tolist()} for features in looked_at]
+    assert sorted(map(len, looked_at)) == [15, 15, 31, 31]
+    few, many = ([one for one in sets if len(one) == size] for size in (15, 31))
+    for one, other in (few, many):
+        assert not one & other
 
 
 def test_pictures_are_made_as_they_are_stored() -> None:

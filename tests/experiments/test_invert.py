@@ -181,13 +181,14 @@ def test_the_weights_of_a_run(tmp_path: Path) -> None:
     state = train.create(variables, optimizer, key=jax.random.key(0))
     with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
         checkpoints.save(0, state, metric=None, metadata={})
-    config = {"study": "mnist", "image_shape": [16, 18, 1], "classes": ["a", "b"]}
+    config = {"study": "mnist", "dataset": "a, b"}
+    config["dataset_sha256"] = data.fingerprint(dataset)
     (tmp_path / "config.json").write_text(json.dumps(config))
     prepare = invert.setup.preparation("cnn", "none", 32)
     encoder = invert_setup.encoder_of("cnn", str(tmp_path), dataset, prepare, 0)
     assert encoder.fingerprint() == params.fingerprint(jax.device_get(variables))
     wide = _dataset((16, 20, 1))
-    with pytest.raises(errors.ArgumentError, match=r"\[16, 18, 1\] of 2 classes, but"):
+    with pytest.raises(errors.ArgumentError, match="trained on 'a, b' and not on"):
         invert_setup.encoder_of("cnn", str(tmp_path), wide, prepare, 0)
 
 

@@ -22,8 +22,9 @@ def test_a_runs_network_and_its_test_pictures_are_attacked(
     with train.Checkpoints(run / "checkpoints") as checkpoints:
         state = train.create(variables, optax.sgd(0.1), key=jax.random.key(0))
         checkpoints.save(0, state, metric=None, metadata={})
-    config = {"study": "mnist", "dataset": "digits", "image_shape": [28, 28, 1]}
-    config["classes"] = list("0123456789")
+    digits = data.load("digits")
+    config = {"study": "mnist", "dataset": "digits"}
+    config["dataset_sha256"] = data.fingerprint(digits)
     (run / "config.json").write_text(json.dumps(config))
     given = []
 
@@ -42,7 +43,7 @@ def test_a_runs_network_and_its_test_pictures_are_attacked(
     config = attacks.Config(rounds=1, tasks=("few",), device="cpu", run=run, out=out)
     assert attacks.run(config) == 1
     assert json.loads((out / "result.json").read_text())["config"]["run"] == str(run)
-    expected = data.load("digits").test.images[:20].astype(np.float32) / 255
+    expected = digits.test.images[:20].astype(np.float32) / 255
     assert given
     for images, weights in given:
         np.testing.assert_array_equal(images, expected)
