@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from flaxnets import data, errors, train
+from flaxnets import console, data, errors, train
 
 
 def options(config: Any, *, without: Collection[str]) -> list[str]:
@@ -67,7 +67,12 @@ def bytes_of(megabytes: int | None) -> int | None:
 
 
 def whole(fitted: train.Fitted) -> None:
-    """Ends a study where its training was stopped by a signal."""
+    """Ends a study whose training was stopped by a signal, and says how to go on."""
+    if fitted.stopped.startswith("SIG"):
+        console.say(
+            f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; go on "
+            "with the same options and --resume"
+        )
     if fitted.stopped == "SIGINT":
         raise KeyboardInterrupt
     if fitted.stopped == "SIGTERM":

@@ -369,11 +369,6 @@ def trained(
             resumed=resumed,
             on_record=record,
         )
-    if fitted.stopped.startswith("SIG"):
-        console.say(
-            f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; saved. "
-            "Go on with the same options and --resume"
-        )
     commands.whole(fitted)
     return fitted
 
