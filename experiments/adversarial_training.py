@@ -20,8 +20,6 @@ Robust = Literal["pgd", "trades", "fgsm"]
 CONFIDENCE = 2.0
 # Of the attack that watches classifiers while they learn.
 WATCHING_STEPS = 20
-# Above the number of any row.
-MOST_STEPS = 1 << 30
 
 
 class Players(NamedTuple):
@@ -182,15 +180,18 @@ class Course:
         names = list(self._epochs)
         return sum(map(self.steps, names[: names.index(name)]))
 
-    def _reached(self) -> int:
-        """The step of the last checkpoint, counted as the rows' steps are."""
+    def _reached(self) -> int | None:
+        """The step of the last checkpoint, counted as the rows' steps are.
+
+        None if all trainings are whole.
+        """
         for name in self._epochs:
             directory = self._folder.path("checkpoints") / name
             with train.Checkpoints(directory) as checkpoints:
                 last = checkpoints.latest() or 0
             if last < self.steps(name):
                 return self._before(name) + last
-        return MOST_STEPS
+        return None
 
 
 def plain(players: Players, variables: Any, rate: float, steps: int) -> Training:

@@ -27,8 +27,6 @@ from flaxnets.data import corruption, preprocessing
 from flaxnets.models import autoencoder
 from flaxnets.train import optimizers, progress, reconstruction, similarity
 
-# Above the number of any row.
-MOST_STEPS = 1 << 30
 # Training pictures that the filters are tuned on, test pictures that are shown, and
 # pictures that go through a network at once.
 TUNED_ON, SHOWN, TOGETHER = 64, 6, 100
@@ -107,7 +105,7 @@ def run(config: Config) -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     ) as folder:
-        rows = folder.truncate_metrics(MOST_STEPS) if folder.resumed else []
+        rows = folder.truncate_metrics() if folder.resumed else []
         folder.path("pictures").mkdir(exist_ok=True)
         began = time.perf_counter()
         for name, noise in noises.items():

@@ -48,8 +48,8 @@ JOLT = {"degrees": 2.5, "zoom": 0.0125, "shift": 0.0125}
 LOOKS = 4
 # Of the test pictures, that many are looked at.
 LOOKED_AT = 40
-# Above the number of any row.
-MOST_STEPS = 1 << 30
+# More than there are trainings: all checkpoints are kept.
+KEPT = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,9 +126,9 @@ def run(config: Config) -> int:
             resume=config.resume,
             overwrite=config.overwrite,
         ) as folder,
-        train.Checkpoints(folder.path("checkpoints"), keep=MOST_STEPS) as checkpoints,
+        train.Checkpoints(folder.path("checkpoints"), keep=KEPT) as checkpoints,
     ):
-        rows = folder.truncate_metrics(MOST_STEPS) if folder.resumed else []
+        rows = folder.truncate_metrics() if folder.resumed else []
         rows = rows[: len(checkpoints.steps())]
         began = time.perf_counter()
         trainer = Trainer(config, cases[0].shape, cases[0].people)

@@ -26,8 +26,6 @@ from flaxnets.data import folders, pictures, provenance
 from flaxnets.train import signals
 
 DESCRIPTION = "A neural network swapped faces in this picture."
-# Above the number of any row.
-MOST_STEPS = 1 << 30
 _SUFFIXES = {"png": (".png",), "jpeg": (".jpg", ".jpeg")}
 
 LoadSwapper = Callable[[Path, Direction], Swapper]
@@ -116,7 +114,7 @@ def run(config: ConvertConfig, load_swapper: LoadSwapper) -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     ) as folder:
-        rows = folder.truncate_metrics(MOST_STEPS) if folder.resumed else []
+        rows = folder.truncate_metrics() if folder.resumed else []
         tried = {row["picture"]: row for row in rows}
         with signals.StopRequests() as requests:
             for place, job in enumerate(jobs):

@@ -29,8 +29,6 @@ from flaxnets.data import preprocessing
 from flaxnets.models.autoencoder import Unpooling
 from flaxnets.train import optimizers, reconstruction
 
-# Above the number of any row.
-MOST_STEPS = 1 << 30
 # What `data.load` knows by name; anything else is a folder or zip of photographs.
 NAMED = ("auto", "mnist", "fashion_mnist", "digits")
 
@@ -100,7 +98,7 @@ def run(config: Config) -> int:
         resume=config.resume,
         overwrite=config.overwrite,
     ) as folder:
-        rows = folder.truncate_metrics(MOST_STEPS) if folder.resumed else []
+        rows = folder.truncate_metrics() if folder.resumed else []
         for place, name in enumerate(endpoints[len(rows) :], start=len(rows)):
             found, rebuilt = inverted(config, encoder, name, dataset)
             if encoder.fingerprint() != before:

@@ -140,8 +140,12 @@ class RunFolder:
                 raise
         self._unwritten = b""
 
-    def truncate_metrics(self, step: int) -> list[dict[str, Any]]:
-        """Drops the lines past a step (and a torn last one); returns those kept."""
+    def truncate_metrics(self, step: int | None = None) -> list[dict[str, Any]]:
+        """Drops the lines past a step (and a torn last one); returns those kept.
+
+        Args:
+            step: None to keep all whole lines.
+        """
         kept = []
         if self.path(METRICS).exists():
             for line in self.path(METRICS).read_bytes().splitlines():
@@ -150,7 +154,7 @@ class RunFolder:
                     reached = record["step"]
                 except (ValueError, KeyError, TypeError):
                     break
-                if reached <= step:
+                if step is None or reached <= step:
                     kept.append(record)
         self._replace(METRICS, "".join(json.dumps(record) + "\n" for record in kept))
         return kept
