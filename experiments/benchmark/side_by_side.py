@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+import numpy as np
+
 from experiments.benchmark import machine, plot, processes, summary
 from experiments.benchmark.contenders import CONTENDERS, OURS
 from experiments.benchmark.job import AnyJob
@@ -171,9 +173,22 @@ def tables(result: dict[str, Any]) -> str:
                 f"\nflaxnets' multiplications over the rate of one large matrix "
                 f"product here: {rate['median']:.2f}"
             )
+        if shares := _fooled(result, name):
+            text += f"\nshare of the pictures that is fooled: {shares}"
         parts.append(text)
     parts += [f"failed: {failure}" for failure in result["failures"]]
     return "\n\n".join(parts)
+
+
+def _fooled(result: dict[str, Any], task: str) -> str:
+    """How well each contender's attack did, the median over the rounds."""
+    found: dict[str, list[float]] = {}
+    for outcome in result["outcomes"]:
+        if outcome["task"] == task and "success_rate" in outcome:
+            found.setdefault(outcome["contender"], []).append(outcome["success_rate"])
+    return ", ".join(
+        f"{contender} {np.median(shares):.1%}" for contender, shares in found.items()
+    )
 
 
 def _result(

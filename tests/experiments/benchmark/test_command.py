@@ -135,6 +135,7 @@ sys.exit(attacks.run(config))
     assert theirs["status"] in ("not installed", "no network")
     table = (tmp_path / "table.txt").read_text()
     assert "PGD-3 at epsilon 0.3, 2 pictures of 28x28" in table
+    assert f"fooled: flaxnets {ours['success_rate']:.1%}" in table
 
 
 def test_interrupted_leaves_what_it_has_and_no_process(tmp_path: Path) -> None:
