@@ -9,7 +9,6 @@ from flaxnets import attack
 from flaxnets.report.figures import drawing
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Pictures that are shown.
@@ -116,24 +115,26 @@ def over_time(records: Sequence[Mapping[str, Any]], title: str) -> "Figure":
     """
     figure = drawing.figure(11, 4.2, title)
     panels = figure.subplots(1, 2)
-    _lines(
-        panels[0],
-        records,
-        {"train_loss": "classifier's", "train_generator_loss": "generator's"},
-        "{:.3f}",
-    )
+    losses = {
+        "classifier's": "train_loss",
+        "generator's": "train_generator_loss",
+    }
+    shares = {
+        "right, clean": "test_accuracy",
+        "wrong with the noise": "test_success_rate",
+        "right under PGD": "test_pgd_accuracy",
+    }
+    epochs = np.array([record["epoch"] for record in records])
+    for axes, names, text in zip(
+        panels, (losses, shares), ("{:.3f}", "{:.1%}"), strict=True
+    ):
+        series = {
+            words: np.array([record[name] for record in records], float)
+            for words, name in names.items()
+        }
+        drawing.lines_over_epochs(axes, epochs, series, text, drawing.COLOURS)
+        axes.set_xlabel("epoch")
     panels[0].set_title("losses in training, mean of each epoch")
-    _lines(
-        panels[1],
-        records,
-        {
-            "test_accuracy": "right, clean",
-            "test_success_rate": "wrong with the noise",
-            "test_pgd_accuracy": "right under PGD",
-        },
-        "{:.1%}",
-    )
-    panels[1].set_ylim(-0.02, 1.02)
     panels[1].yaxis.set_major_formatter(drawing.percent())
     panels[1].set_title("shares of held-out pictures, after each epoch")
     return figure
@@ -177,30 +178,6 @@ def kinds(
     for row, label in enumerate(words):
         figure.colorbar(mapped[row], ax=list(panels[row]), label=label)
     return figure
-
-
-def _lines(
-    axes: "Axes",
-    records: Sequence[Mapping[str, Any]],
-    names: Mapping[str, str],
-    text: str,
-) -> None:
-    """A line for each of some numbers of the records, named at its end."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.grid(axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    epochs = [record["epoch"] for record in records]
-    ends, everything = [], []
-    for place, (name, words) in enumerate(names.items()):
-        values = np.array([record[name] for record in records], float)
-        colour = drawing.COLOURS[place]
-        axes.plot(epochs, values, "o-", markersize=4, color=colour)
-        ends.append((float(values[-1]), f"{words} {text.format(values[-1])}", colour))
-        everything += values.tolist()
-    span = max(everything) - min(everything) or 1.0
-    drawing.name_lines(axes, epochs[-1], ends, 0.08 * span)
-    axes.set_xlabel("epoch")
 
 
 def _name(class_names: Sequence[str], number: Any) -> str:

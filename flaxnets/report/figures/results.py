@@ -1,6 +1,5 @@
 """What a classifier was given, how it learned, and where it errs."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from flaxnets.report.figures import drawing
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # With more classes than this, a row of examples for each would be a poster.
@@ -82,7 +80,9 @@ def curves(records: Sequence[Mapping[str, Any]]) -> "Figure":
             for split in ("train", "test")
         }
         text = "{:.2%}" if name == "accuracy" else "{:.4f}"
-        _lines(axes, epochs, series, text, (drawing.VERMILION, drawing.BLUE))
+        drawing.lines_over_epochs(
+            axes, epochs, series, text, (drawing.VERMILION, drawing.BLUE)
+        )
         axes.set(xlabel="epoch", title=_extreme(epochs, series["test"], name))
         if name == "accuracy":
             axes.yaxis.set_major_formatter(drawing.percent())
@@ -109,7 +109,7 @@ def over_epochs(
     figure = drawing.figure(8, 4.5, title)
     axes = figure.add_subplot()
     values = {name: np.array(found, float) for name, found in series.items()}
-    _lines(axes, np.array(epochs), values, "{:.4g}", drawing.COLOURS)
+    drawing.lines_over_epochs(axes, np.array(epochs), values, "{:.4g}", drawing.COLOURS)
     axes.set(xlabel="epoch", title=note)
     return figure
 
@@ -154,70 +154,6 @@ def learning_curves(
     axes.yaxis.set_major_formatter(drawing.percent())
     axes.set(xlabel=xlabel, title="test accuracy: mean and standard deviation")
     return figure
-
-
-def _lines(
-    axes: "Axes",
-    epochs: np.ndarray,
-    series: Mapping[str, np.ndarray],
-    text: str,
-    palette: Sequence[str],
-) -> None:
-    """Draws each series, with its name and last value at its right end."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.grid(axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    marker = "o" if len(epochs) <= 30 else ""
-    colours = dict(zip(series, itertools.cycle(palette), strict=False))
-    for name, values in series.items():
-        axes.plot(epochs, values, marker=marker, markersize=4, color=colours[name])
-    everything = np.concatenate(list(series.values()))
-    finite = everything[np.isfinite(everything)]
-    if "%" not in text and finite.size and finite.min() > 0:
-        # The later epochs of a loss that falls tenfold cannot be told apart otherwise.
-        if finite.max() > 10 * finite.min():
-            _logarithmic(axes)
-    axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
-    axes.autoscale_view()
-    to_axes = axes.transScale + axes.transLimits
-    heights = {}
-    for name, values in series.items():
-        ends = values[np.isfinite(values)]
-        if ends.size:
-            heights[name] = float(to_axes.transform((epochs[-1], ends[-1]))[1])
-    for name, height in _apart(heights, 0.07).items():
-        last = series[name][-1]
-        shown = text.format(last) if np.isfinite(last) else "not finite"
-        axes.text(
-            1.02,
-            height,
-            f"{name} {shown}",
-            transform=axes.transAxes,
-            color=colours[name],
-            fontweight="bold",
-            verticalalignment="center",
-        )
-
-
-def _apart(heights: Mapping[str, float], least: float) -> dict[str, float]:
-    """The heights with at least that much between them, and their mean unchanged."""
-    ordered = sorted(heights, key=lambda name: -heights[name])
-    moved, lowest = {}, np.inf
-    for name in ordered:
-        moved[name] = lowest = min(heights[name], lowest - least)
-    push = np.mean([heights[name] - moved[name] for name in ordered] or [0.0])
-    return {name: moved[name] + float(push) for name in heights}
-
-
-def _logarithmic(axes: "Axes") -> None:
-    """A logarithmic axis whose ticks are plain numbers: 0.01, 0.02, 0.05, 0.1."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _extreme(epochs: np.ndarray, values: np.ndarray, name: str) -> str:
