@@ -171,10 +171,10 @@ def kinds(
         mapped[1] = panels[1, column].imshow(
             logarithms[name], cmap="viridis", vmin=low, vmax=high
         )
-        panels[0, column].set_title(name)
+        panels[0, column].set_title(name.replace("_", " "))
         for axes in panels[:, column]:
             drawing.bare(axes)
-    words = ("mean noise", "power, log10, lowest frequency in the middle")
+    words = ("mean noise", "power, log10")
     for row, label in enumerate(words):
         figure.colorbar(mapped[row], ax=list(panels[row]), label=label)
     return figure

@@ -105,9 +105,8 @@ def write(
         ),
         html.Section(
             "What kind of noise it is",
-            "As it is shown, cut to [0, 1] with the picture. The common share is that "
-            "of the mean noise in all its energy: 1 would be the same noise for every "
-            "picture. Low frequencies have periods of 8 pixels and more.",
+            "As it is shown, cut to [0, 1] with the picture. Spectra have the lowest "
+            "frequency in the middle.",
             kept(
                 "kinds",
                 drawn.kinds(
@@ -118,7 +117,14 @@ def write(
                 ),
             ),
         ),
-        html.Section("The same in numbers", "", _kinds(noises)),
+        html.Section(
+            "The same in numbers",
+            "At the bound: the share of pixels there. Common: the mean noise's share "
+            "of all energy, 100% where the noise is the same for every picture. Low: "
+            "the share of periods of 8 pixels and more, beside white noise's. One "
+            "class: the share of misread pictures that are taken for the commonest.",
+            _kinds(noises),
+        ),
     ]
     for row in rows:
         if "defence" in row:
@@ -164,8 +170,8 @@ def write(
 
 
 def _kinds(noises: Mapping[str, scores.Noise]) -> str:
-    heads = ("generator", "misclassified", "mean L2", "at the bound", "common")
-    heads += ("low frequencies", "of white noise", "commonest class")
+    heads = ("generator", "misread", "mean L2", "at the bound", "common")
+    heads += ("low", "low of white", "one class")
     return html.table(
         heads,
         [

@@ -49,9 +49,12 @@ class Config:
     """Passes over the training pictures, for a classifier that is trained here."""
     latent: int = 64
     """Random numbers that a picture is made of."""
-    widths: tuple[int, ...] = (64, 32)
+    widths: tuple[int, ...] = (32, 16)
     """Channels of the generator's maps that are doubled in size, the smallest first;
     the discriminator's are the same from the other end."""
+    hidden: tuple[int, ...] = (256,)
+    """Units of the generator's fully connected layers before its maps; the
+    discriminator's after them are the same. Give --hidden alone for none."""
     upsampling: Upsampling = "transposed"
     """How the generator enlarges."""
     normalisation: Normalisation = "batch"
@@ -59,16 +62,19 @@ class Config:
     r1: float = 0.0
     """Weight of the penalty on the discriminator's slope at real pictures; not with
     --normalisation batch."""
-    epochs: int = 15
+    epochs: int = 30
     """Passes over the training pictures."""
     batch_size: int = 64
     """Real pictures, and made ones, in a step."""
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     """The generator's at its highest, of Adam; it falls to zero along a cosine."""
-    discriminator_rate: float = 5e-4
+    discriminator_rate: float = 2e-3
     """The discriminator's in its place."""
     momentum: float = 0.5
     """Adam's decay of the mean gradient, of both."""
+    average: float = 0.999
+    """The decay of the moving average of the generator's parameters, with which
+    pictures are made; 0 for the last ones."""
     seed: int = 0
     """Of the parameters, the order, and all random numbers."""
     out: Path = Path("runs/gan")
@@ -114,10 +120,10 @@ def run(config: Config) -> int:
         ruler = measures.Ruler(judge, dataset, config.seed)
         console.say(
             f"classifier: {accuracy:.2%} of the test pictures right; Frechet distance "
-            f"of {ruler.count:,} real pictures {ruler.floor:.3f}"
+            f"of {ruler.all.pictures:,} real pictures {ruler.all.floor:.3f}"
         )
         make = measures.Maker(networks.generator)
-        latents = drawn(config, max(ruler.count, measures.LOOKED_AT))
+        latents = drawn(config, max(ruler.all.pictures, measures.LOOKED_AT))
         examiner = measures.Examiner(
             losses_of(config, networks), make, latents, judge, ruler
         )
@@ -125,7 +131,6 @@ def run(config: Config) -> int:
         generator = fitted.state.variables["generator"]
         images = make(generator, latents)
         seen = judge.look(images)
-        distances = measures.distances(ruler, seen.features)
         looked_at = seen.probabilities[: measures.LOOKED_AT]
         result = {
             "dataset": dataset.name,
@@ -138,7 +143,7 @@ def run(config: Config) -> int:
             "latent": config.latent,
             "seed": config.seed,
             "classifier_accuracy": accuracy,
-            "frechet": distances,
+            "frechet": ruler.report(seen.features),
             "classes": measures.coverage(looked_at),
             "train_seconds": fitted.train_seconds,
             "compile_seconds": fitted.compile_seconds,
@@ -169,6 +174,10 @@ def _check(config: Config) -> None:
             f"--widths is {' '.join(map(str, config.widths)) or 'empty'}, but at least "
             "one is needed, and all must be > 0"
         )
+    if min(config.hidden, default=1) < 1:
+        raise errors.ArgumentError(
+            f"--hidden is {' '.join(map(str, config.hidden))}, but all must be > 0"
+        )
     commands.positive(config, ("learning_rate", "discriminator_rate"))
     commands.seeded(config)
     if not 0 <= config.momentum < 1:
@@ -188,9 +197,15 @@ def networks_of(config: Config, dataset: data.Dataset) -> Networks:
     height, width, channels = dataset.train.images.shape[1:]
     return Networks(
         models.DCGANGenerator(
-            (height, width), channels, config.widths, config.upsampling
+            (height, width),
+            channels,
+            config.widths,
+            config.upsampling,
+            config.hidden,
         ),
-        models.DCGANDiscriminator(config.widths[::-1], config.normalisation),
+        models.DCGANDiscriminator(
+            config.widths[::-1], config.normalisation, config.hidden[::-1]
+        ),
     )
 
 
@@ -208,7 +223,7 @@ def begun(
     both: Any = networks.generator.apply, networks.discriminator.apply
     sides = (
         attack.Player(
-            attack.generating(*both, latent=config.latent),
+            attack.generating(*both, latent=config.latent, average=config.average),
             optax.adam(own, b1=config.momentum),
         ),
         attack.Player(
@@ -220,7 +235,9 @@ def begun(
     pictures = (1, *dataset.train.images.shape[1:])
     pair = attack.create_pair(
         *sides,
-        params.initialize(networks.generator, keys[0], (1, config.latent)),
+        attack.with_average(
+            params.initialize(networks.generator, keys[0], (1, config.latent))
+        ),
         params.initialize(networks.discriminator, keys[1], pictures),
         key=keys[2],
     )
@@ -243,6 +260,7 @@ def described(
         "study": "gan",
         **fields,
         "widths": list(config.widths),
+        "hidden": list(config.hidden),
         "dataset": dataset.name,
         "dataset_sha256": data.fingerprint(dataset),
         "classifier_sha256": None if given is None else params.fingerprint(given),

@@ -25,6 +25,9 @@ SURE = 0.9
 class Maker:
     """A generator's pictures, as pictures are stored: in 256 levels.
 
+    They are those of the moving average of its parameters, which normalises by the
+    batch.
+
     Args:
         generator: with latents f32[B, D] to images f32[B, H, W, C] in [0, 1].
     """
@@ -33,16 +36,20 @@ class Maker:
         apply: Any = generator.apply
 
         def made(variables: Any, latents: jax.Array) -> jax.Array:
-            images, _ = apply(variables, latents)
+            found = attack.averaged(variables)
+            (images, _), _ = apply(found, latents, train=True, mutable=["batch_stats"])
             return jnp.rint(255 * images).astype(jnp.uint8)
 
         self._made = jax.jit(made)
 
     def __call__(self, variables: Any, latents: np.ndarray) -> np.ndarray:
         """Pictures uint8[N, H, W, C] of latents f32[N, D]."""
+        # The last batch is filled with others: it has a part in what normalises it.
+        count = -(-len(latents) // TOGETHER)
+        filled = np.resize(latents, (count * TOGETHER, latents.shape[1]))
         parts = [
             np.asarray(self._made(variables, batch))
-            for _, batch in evaluation.batches(latents, TOGETHER)
+            for batch in np.split(filled, count)
         ]
         return np.concatenate(parts)[: len(latents)]
 
@@ -88,6 +95,34 @@ class Judge:
         return Seen(features, train.probabilities(logits))
 
 
+class Beside(NamedTuple):
+    """Some real pictures, and how far as many others are from them.
+
+    Attributes:
+        pictures: how many.
+        real: their features.
+        floor: the distance of the others.
+    """
+
+    pictures: int
+    real: Gaussian
+    floor: float
+
+    def distance(self, features: np.ndarray) -> float:
+        """That of the first so many of the features [N, D]."""
+        return frechet_distance(statistics(features[: self.pictures]), self.real)
+
+    def report(self, features: np.ndarray) -> dict[str, Any]:
+        """The numbers that a run stores."""
+        made = self.distance(features)
+        return {
+            "pictures": self.pictures,
+            "made": made,
+            "floor": self.floor,
+            "times_floor": made / self.floor if self.floor else math.inf,
+        }
+
+
 class Ruler:
     """Frechet distances to the test pictures, and of real pictures from one another.
 
@@ -103,56 +138,38 @@ class Ruler:
         seed: of the draw.
 
     Attributes:
-        count: pictures of each kind; there are half as many where halves are compared.
-        floor: of training pictures from test pictures.
-        floor_of_halves: of one half of those test pictures from the other.
+        all: as many test pictures as there are of both splits, beside training ones.
+        halves: one half of those, beside the other.
+        few: `LOOKED_AT` of them, beside training ones.
     """
 
     def __init__(self, judge: Judge, dataset: data.Dataset, seed: int) -> None:
         generator = np.random.Generator(np.random.Philox(key=seed))
         splits = dataset.train, dataset.test
-        self.count = min(len(split.labels) for split in splits)
+        count = min(len(split.labels) for split in splits)
         trained, tested = (
             judge.look(
-                split.images[generator.permutation(len(split.labels))[: self.count]]
+                split.images[generator.permutation(len(split.labels))[:count]]
             ).features
             for split in splits
         )
-        half = self.count // 2
-        self._all, self._half = statistics(tested), statistics(tested[:half])
-        self.floor = frechet_distance(statistics(trained), self._all)
-        self.floor_of_halves = frechet_distance(
-            statistics(tested[half : 2 * half]), self._half
-        )
 
-    def distance(self, features: np.ndarray) -> float:
-        """That of the first `count` of the features [N, D]."""
-        return self._from(features[: self.count], self._all)
+        def beside(tested: np.ndarray, others: np.ndarray) -> Beside:
+            real = statistics(tested)
+            return Beside(len(tested), real, frechet_distance(statistics(others), real))
 
-    def distance_of_halves(self, features: np.ndarray) -> float:
-        """That of half as many, from one half of the test pictures."""
-        return self._from(features[: self.count // 2], self._half)
+        half = count // 2
+        self.all = beside(tested, trained)
+        self.halves = beside(tested[:half], tested[half : 2 * half])
+        self.few = beside(tested[:LOOKED_AT], trained[:LOOKED_AT])
 
-    def _from(self, features: np.ndarray, real: Gaussian) -> float:
-        return frechet_distance(statistics(features), real)
-
-
-def distances(ruler: Ruler, features: np.ndarray) -> dict[str, Any]:
-    """The distance of made pictures, by their features, beside that of real ones."""
-
-    def beside(count: int, made: float, floor: float) -> dict[str, Any]:
+    def report(self, features: np.ndarray) -> dict[str, Any]:
+        """The distances of made pictures, by their features [N, D]."""
         return {
-            "pictures": count,
-            "made": made,
-            "floor": floor,
-            "times_floor": made / floor if floor else math.inf,
+            **self.all.report(features),
+            "halves": self.halves.report(features),
+            "few": self.few.report(features),
         }
-
-    halves = ruler.distance_of_halves(features), ruler.floor_of_halves
-    return {
-        **beside(ruler.count, ruler.distance(features), ruler.floor),
-        "halves": beside(ruler.count // 2, *halves),
-    }
 
 
 def coverage(probabilities: np.ndarray) -> dict[str, Any]:
@@ -220,7 +237,7 @@ class Examiner:
         """The means of the losses, the distance, and the share of classes covered."""
         self.made = self._make(variables["generator"], self._latents)
         seen = self._judge.look(self.made)
-        distance = self._ruler.distance(seen.features)
+        distance = self._ruler.all.distance(seen.features)
         return {
             **self._losses.evaluate(variables, images, labels),
             "frechet": distance,

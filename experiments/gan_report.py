@@ -47,8 +47,9 @@ def line(result: Mapping[str, Any]) -> str:
     )
     return (
         f"Frechet distance {distances['made']:.3f}, of real pictures "
-        f"{distances['floor']:.3f} ({distances['times_floor']:.1f} times; of halves "
-        f"{distances['halves']['times_floor']:.1f} times); {covered} of "
+        f"{distances['floor']:.3f} ({distances['times_floor']:.1f} times; with "
+        f"{distances['few']['pictures']:,} pictures "
+        f"{distances['few']['times_floor']:.1f} times); {covered} of "
         f"{len(classes['counts'])} classes among {classes['pictures']:,}, {surely} of "
         "them surely"
     )
@@ -80,6 +81,7 @@ def write(
         figures.samples(made.images, made.labels, class_names, "Made pictures"),
         paths["samples"],
     )
+    few = distances["few"]["pictures"]
     last = records[-1]["epoch"]
     epochs = np.unique(np.rint(np.geomspace(1, last, COLUMNS)).astype(int)).tolist()
     columns = {f"epoch {epoch}": np.load(_kept(folder, epoch)) for epoch in epochs}
@@ -145,6 +147,7 @@ def write(
                     [
                         _cells("the test pictures", distances),
                         _cells("half of them", distances["halves"]),
+                        _cells(f"{few:,} of them", distances["few"]),
                     ],
                 ),
             ),

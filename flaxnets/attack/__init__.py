@@ -17,9 +17,11 @@ from flaxnets.attack.evaluation import Tried as Tried
 from flaxnets.attack.evaluation import evaluate as evaluate
 from flaxnets.attack.evaluation import transfer as transfer
 from flaxnets.attack.fab import fab as fab
+from flaxnets.attack.generative import averaged as averaged
 from flaxnets.attack.generative import discriminating as discriminating
 from flaxnets.attack.generative import generating as generating
 from flaxnets.attack.generative import generative_measure as generative_measure
+from flaxnets.attack.generative import with_average as with_average
 from flaxnets.attack.gradient import bim as bim
 from flaxnets.attack.gradient import fgsm as fgsm
 from flaxnets.attack.gradient import mi_fgsm as mi_fgsm

@@ -7,6 +7,7 @@ spectral normalisation is an option of the latter.
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from flaxnets.attack import base, measuring
 from flaxnets.attack.pair import PairLoss
@@ -14,8 +15,35 @@ from flaxnets.train import losses
 from flaxnets.train.evaluation import Apply, as_float
 from flaxnets.train.state import Batch, Metrics, Tree
 
+# The generator's statistics that hold the moving average of its parameters.
+_AVERAGE = "average"
 
-def generating(generator: Apply, discriminator: Apply, *, latent: int) -> PairLoss:
+
+def with_average(variables: Tree) -> dict[str, Tree]:
+    """A generator's variables, with room for the moving average of its parameters."""
+    return {**variables, _AVERAGE: jax.tree.map(jnp.array, variables["params"])}
+
+
+def averaged(variables: Tree) -> dict[str, Tree]:
+    """A generator's variables with the average in place of its last parameters.
+
+    What its batch normalisation has stored is that of the last ones; let it normalise
+    by the batch.
+
+    Args:
+        variables: of a generator that began as `with_average` returned it.
+    """
+    rest = {name: tree for name, tree in variables.items() if name != _AVERAGE}
+    return {**rest, "params": variables[_AVERAGE]}
+
+
+def generating(
+    generator: Apply,
+    discriminator: Apply,
+    *,
+    latent: int,
+    average: float | None = None,
+) -> PairLoss:
     """The loss of a generator: the cross-entropy of its pictures being called real.
 
     Args:
@@ -25,11 +53,19 @@ def generating(generator: Apply, discriminator: Apply, *, latent: int) -> PairLo
             positive for real. It runs as in training, so that batch normalisation uses
             the batch, and what it stores is left as it is.
         latent: random numbers a picture, from a normal distribution.
+        average: the decay of a moving average of the parameters, which is kept beside
+            them (Yazici et al. 2019, arXiv 1806.04498); for variables that were made
+            with `with_average`. It lags by one step.
 
     Returns:
         A loss on batches `{"image": ...}`, of which only the size is used. Its metric
         is `loss`.
+
+    Raises:
+        ArgumentError: a decay that is none.
     """
+    if average is not None:
+        base.check_share("average", average)
 
     def loss(
         params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
@@ -40,7 +76,12 @@ def generating(generator: Apply, discriminator: Apply, *, latent: int) -> PairLo
         made, changed = _run(generator, variables, latents, made_key)
         logits, _ = _run(discriminator, others, made, judged_key)
         value = losses.binary_cross_entropy(logits, jnp.ones_like(logits)).mean()
-        return value, (losses.updated(statistics, changed), {"loss": value})
+        statistics = losses.updated(statistics, changed)
+        if average is not None:
+            statistics[_AVERAGE] = optax.incremental_update(
+                jax.lax.stop_gradient(params), statistics[_AVERAGE], 1 - average
+            )
+        return value, (statistics, {"loss": value})
 
     return loss
 
@@ -159,7 +200,7 @@ def _run(
         inputs,
         train=True,
         rngs={"dropout": key},
-        mutable=[name for name in variables if name != "params"],
+        mutable=[name for name in variables if name not in ("params", _AVERAGE)],
     )
     return output.astype(jnp.float32), changed
 

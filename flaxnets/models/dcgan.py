@@ -35,19 +35,24 @@ class DCGANGenerator(nn.Module):
         upsampling: "transposed" convolutions of stride 2, or copies of the "nearest"
             pixel and a 3x3 convolution (Odena et al. 2016), which leaves no
             checkerboard.
+        hidden: units of fully connected layers before the first map, as in Chen et al.
+            2016 (arXiv 1606.03657, appendix C.1). Convolutions see a part of a picture
+            each; these decide what it is a picture of.
     """
 
     size: tuple[int, int] = (28, 28)
     channels: int = 1
     widths: Sequence[int] = (128, 64)
     upsampling: Upsampling = "transposed"
+    hidden: Sequence[int] = ()
 
     @nn.compact
     def __call__(self, latents: jax.Array, *, train: bool = False) -> Output:
         """Maps f32[B, D] to images f32[B, H, W, channels] in [0, 1], and endpoints.
 
-        The endpoints are `map` (before the first doubling), `up1`, ..., `output`. In
-        training the batch normalises itself, and its statistics are stored.
+        The endpoints are `hidden1`, ... where there are any, `map` (before the first
+        doubling), `up1`, ..., `output`. In training the batch normalises itself, and
+        its statistics are stored.
         """
         if self.upsampling not in get_args(Upsampling):
             raise errors.ArgumentError(
@@ -56,11 +61,16 @@ class DCGANGenerator(nn.Module):
             )
         height, width = _smallest(self.size, len(self.widths))
         first = self.widths[0]
-        units = height * width * first
-        x = nn.Dense(units, use_bias=False, kernel_init=_INIT, name="project")(latents)
+        endpoints: dict[str, jax.Array] = {}
+        x = latents
+        for index, units in enumerate(self.hidden, start=1):
+            x = self._dense(units, f"hidden{index}")(x)
+            x = nn.relu(layers.BatchNorm(name=f"hidden{index}_norm")(x, train))
+            endpoints[f"hidden{index}"] = x
+        x = self._dense(height * width * first, "project")(x)
         x = x.reshape(-1, height, width, first)
         x = nn.relu(layers.BatchNorm(name="project_norm")(x, train))
-        endpoints = {"map": x}
+        endpoints["map"] = x
         outputs = (*self.widths[1:], self.channels)
         for index, features in enumerate(outputs, start=1):
             last = index == len(outputs)
@@ -79,35 +89,42 @@ class DCGANGenerator(nn.Module):
         x = endpoints["output"] = (jnp.tanh(x) + 1) / 2
         return x, endpoints
 
+    def _dense(self, units: int, name: str) -> nn.Dense:
+        return nn.Dense(units, use_bias=False, kernel_init=_INIT, name=name)
+
 
 class DCGANDiscriminator(nn.Module):
     """One logit a picture, positive for real, by convolutions of stride 2.
 
     Radford et al. 2016 (arXiv 1511.06434): leaky ReLU of slope 0.2, batch normalisation
-    after all convolutions but the first and the last, which covers the whole map.
+    after all layers but the first and the last, which covers the whole map.
 
     Attributes:
         widths: kernels of each convolution that halves the resolution.
         normalisation: "batch", "spectral" (Miyato et al. 2018, arXiv 1802.05957: of all
             kernels, and no batch normalisation), or "none".
+        hidden: units of fully connected layers after the last map, as the generator
+            has them.
     """
 
     widths: Sequence[int] = (64, 128)
     normalisation: Normalisation = "batch"
+    hidden: Sequence[int] = ()
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> Output:
         """Maps images f32[B, H, W, C] in [0, 1] to logits f32[B], and endpoints.
 
         Height and width are divisible by 2 for each width. The endpoints are `conv1`,
-        ..., `features` f32[B, F] (the last map, flattened) and `logits`.
+        ..., `hidden1`, ... where there are any, `features` f32[B, F] (what the logits
+        are made of, flattened) and `logits`.
         """
         if self.normalisation not in get_args(Normalisation):
             raise errors.ArgumentError(
                 f"normalisation is {self.normalisation!r}, but must be one of "
                 f"{', '.join(get_args(Normalisation))}"
             )
-        smallest = _smallest(images.shape[1:3], len(self.widths))
+        _smallest(images.shape[1:3], len(self.widths))  # Refuses what does not fit.
         endpoints: dict[str, jax.Array] = {}
         # What a generator's tanh gives.
         x = 2 * images - 1
@@ -117,8 +134,16 @@ class DCGANDiscriminator(nn.Module):
             if normed:
                 x = layers.BatchNorm(name=f"conv{index}_norm")(x, train)
             x = endpoints[f"conv{index}"] = nn.leaky_relu(x, 0.2)
+        for index, units in enumerate(self.hidden, start=1):
+            normed = self.normalisation == "batch"
+            name = f"hidden{index}"
+            x = self._conv(x, units, x.shape[1:3], 1, not normed, train, name, "VALID")
+            if normed:
+                x = layers.BatchNorm(name=f"{name}_norm")(x, train)
+            x = nn.leaky_relu(x, 0.2)
+            endpoints[name] = x.reshape(x.shape[0], -1)
         endpoints["features"] = x.reshape(x.shape[0], -1)
-        x = self._conv(x, 1, smallest, 1, True, train, "logits", "VALID")
+        x = self._conv(x, 1, x.shape[1:3], 1, True, train, "logits", "VALID")
         logits = endpoints["logits"] = x.reshape(-1)
         return logits, endpoints
 

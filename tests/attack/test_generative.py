@@ -123,6 +123,34 @@ def test_losses_are_the_cross_entropies_of_real_and_made() -> None:
     np.testing.assert_allclose(measured["accuracy"], right, rtol=1e-6)
 
 
+def test_the_average_of_parameters_is_kept_beside_them() -> None:
+    made, discriminator = parts()
+    sides = (
+        attack.Player(
+            attack.generating(generator, quadratic, latent=3, average=0.75),
+            optax.sgd(0.5),
+        ),
+        attack.Player(
+            attack.discriminating(generator, quadratic, latent=3), optax.sgd(0.5)
+        ),
+    )
+    begun = attack.with_average({"params": made})
+    pair = attack.create_pair(*sides, begun, {"params": discriminator}, key=KEY)
+    step = players.quick(attack.make_pair_step(*sides))
+    expected = dict(made)
+    for number in range(3):
+        now = jax.device_get(pair.generator.params)
+        expected = {name: 0.75 * expected[name] + 0.25 * now[name] for name in now}
+        pair, _ = step(pair, players.batch(number))
+    found = attack.averaged(pair.variables["generator"])
+    assert set(found) == {"params"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(found["params"][name], value, rtol=1e-5)
+        assert not np.allclose(value, now[name])
+    with pytest.raises(errors.ArgumentError, match="average is 1.5"):
+        attack.generating(generator, quadratic, latent=3, average=1.5)
+
+
 def test_a_discriminator_is_measured_as_it_learns() -> None:
     """With the statistics of a batch of one kind, and not with what it has stored."""
     made = models.DCGANGenerator((4, 4), 1, (2,))

@@ -69,7 +69,8 @@ def test_it_leaves_measures_and_pictures_and_goes_on(
     assert result["classifier_accuracy"] > 0.2
     distances, classes = result["frechet"], result["classes"]
     assert distances["halves"]["pictures"] == distances["pictures"] // 2
-    for found in (distances, distances["halves"]):
+    assert distances["few"]["pictures"] == min(distances["pictures"], 1000)
+    for found in (distances, distances["halves"], distances["few"]):
         # Ten steps make no digits.
         assert found["made"] > found["floor"] > 0
         assert found["times_floor"] == pytest.approx(found["made"] / found["floor"])
@@ -107,6 +108,7 @@ def test_it_leaves_measures_and_pictures_and_goes_on(
         ({"latent": 0}, "--latent is 0"),
         ({"widths": ()}, "--widths is empty"),
         ({"widths": (4, 0)}, "--widths is 4 0"),
+        ({"hidden": (8, 0)}, "--hidden is 8 0"),
         ({"widths": (4, 4, 4)}, "28x28 pixels and 3 widths"),
         ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
         ({"discriminator_rate": float("nan")}, "--discriminator-rate is nan"),
@@ -176,13 +178,13 @@ def test_distances_are_from_test_pictures_as_many_as_there_are_on_both_sides() -
     dataset = data.Dataset("noise", split(50), split(30), ("a",), "")
     judge: Any = Pixels()
     ruler = measures.Ruler(judge, dataset, 0)
-    assert ruler.count == 30
+    assert ruler.all.pictures == 30
     tests = judge.look(dataset.test.images).features.astype(np.float64)
     # Four pixels, each lighter by 3; what comes after the thirtieth does not count.
     given = np.concatenate([tests + 3, tests * 0])
-    assert ruler.distance(tests) == pytest.approx(0, abs=1e-6)
-    assert ruler.distance(given) == pytest.approx(36, rel=1e-6)
-    assert ruler.distance_of_halves(given) > 0
+    assert ruler.all.distance(tests) == pytest.approx(0, abs=1e-6)
+    assert ruler.all.distance(given) == pytest.approx(36, rel=1e-6)
+    assert ruler.halves.distance(given) > 0
 
 
 def test_floors_are_of_as_many_pictures_none_of_which_is_on_both_sides(
@@ -195,6 +197,7 @@ def test_floors_are_of_as_many_pictures_none_of_which_is_on_both_sides(
         return frechet.statistics(features)
 
     monkeypatch.setattr(measures, "statistics", recorded)
+    monkeypatch.setattr(measures, "LOOKED_AT", 8)
     # No two pictures are equal.
     levels = np.arange(82 * 4).reshape(82, 2, 2, 1) % 251
     images = levels.astype(np.uint8)
@@ -209,18 +212,24 @@ def test_floors_are_of_as_many_pictures_none_of_which_is_on_both_sides(
     judge: Any = Pixels()
     measures.Ruler(judge, dataset, 0)
     sets = [{tuple(row) for row in features.tolist()} for features in looked_at]
-    assert sorted(map(len, looked_at)) == [15, 15, 31, 31]
-    few, many = ([one for one in sets if len(one) == size] for size in (15, 31))
-    for one, other in (few, many):
+    assert sorted(map(len, looked_at)) == [8, 8, 15, 15, 31, 31]
+    for size in (8, 15, 31):
+        one, other = (one for one in sets if len(one) == size)
         assert not one & other
 
 
 def test_pictures_are_made_as_they_are_stored() -> None:
     values = np.random.default_rng(0).random((measures.TOGETHER + 1, 4), np.float32)
-    generator: Any = SimpleNamespace(
-        apply=lambda variables, latents: (latents.reshape(-1, 2, 2, 1) ** variables, {})
-    )
-    found = measures.Maker(generator)(np.float32(2), values)
+
+    def apply(variables, latents, *, train, mutable):
+        """To the power of the averaged parameter, brought to the batch's maximum."""
+        images = latents.reshape(-1, 2, 2, 1) ** variables["params"]
+        return (images / images.max(), {}), {}
+
+    generator: Any = SimpleNamespace(apply=apply)
+    variables = {"params": np.float32(9), "average": np.float32(2)}
+    values[0, 0] = 1
+    found = measures.Maker(generator)(variables, values)
     assert found.dtype == np.uint8
     expected = 255 * values.astype(np.float64).reshape(-1, 2, 2, 1) ** 2
     # Half a level, and the rounding of what is about half way between two.

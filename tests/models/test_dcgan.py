@@ -31,6 +31,34 @@ def test_shapes_and_numbers_of_parameters(size, upsampling) -> None:
     assert params.count(tests) == (16 * 3 * 6 + 6 + 16 * 6 * 8 + 2 * 8 + place * 8 + 1)
 
 
+@pytest.mark.parametrize("normalisation", ["batch", "spectral", "none"])
+def test_hidden_layers_join_all_of_the_smallest_map(normalisation) -> None:
+    generator = models.DCGANGenerator((8, 12), 1, (3,), hidden=(5, 7))
+    judge = models.DCGANDiscriminator((3,), normalisation, (7, 5))
+    made = params.initialize(generator, jax.random.key(0), (1, 4))
+    tests = params.initialize(judge, jax.random.key(1), (1, 8, 12, 1))
+    place = 4 * 6
+    assert params.count(made["params"]) == (
+        4 * 5 + 2 * 5 + 5 * 7 + 2 * 7 + 7 * place * 3 + 2 * 3 + 16 * 3 + 1
+    )
+    # Scale and bias where the batch normalises, a bias elsewhere.
+    several = 2 if normalisation == "batch" else 1
+    dense = place * 3 * 7 + several * 7 + 7 * 5 + several * 5
+    assert params.count(tests["params"]) == 16 * 3 + 3 + dense + 5 + 1
+    latents = np.random.default_rng(0).standard_normal((6, 4), np.float32)
+    images, up = generator.apply(made, latents)
+    assert list(up) == ["hidden1", "hidden2", "map", "output"]
+    logits, down = judge.apply(tests, images)
+    assert (images.shape, logits.shape) == ((6, 8, 12, 1), (6,))
+    assert list(down) == ["conv1", "hidden1", "hidden2", "features", "logits"]
+    assert down["features"].shape == (6, 5)
+
+    # One logit knows all of its picture, and nothing of the others.
+    slopes = jax.grad(lambda images: judge.apply(tests, images)[0][2])(images)
+    assert np.all(slopes[2] != 0)
+    assert not np.delete(slopes, 2, axis=0).any()
+
+
 def test_pictures_are_in_0_1_and_the_smallest_network_knows_its_batch() -> None:
     """Normalised by the batch in training, so that a factor of all changes nothing."""
     model = models.DCGANGenerator((4, 4), 1, (3,))

@@ -129,7 +129,7 @@ def _recalls(axes: "Axes", matrix: np.ndarray, size: float) -> None:
         )
     axes.set_title("Found (recall)")
     axes.tick_params(axis="y", left=False, labelleft=False)
-    lowest = math.floor(100 * recalls[present].min(initial=0.99) - 0.5) / 100
+    lowest = max(math.floor(100 * recalls[present].min(initial=0.99) - 0.5), 0) / 100
     axes.set_xlim(lowest, 1.0)
     axes.set_xticks([lowest, 1.0], [f"{lowest:.0%}", "100%"], size=8)
     axes.grid(axis="x")
