@@ -37,7 +37,8 @@ LINES, ON_A_LINE = 5, 11
 class Config:
     """Train a generator of pictures against a discriminator, and measure its pictures.
 
-    The sides of the pictures must be divisible by 2 for each of --widths.
+    The sides of the pictures must be divisible by 2 for each of --widths, and for each
+    of --discriminator-widths.
     """
 
     dataset: str = "auto"
@@ -49,9 +50,10 @@ class Config:
     """Passes over the training pictures, for a classifier that is trained here."""
     latent: int = 64
     """Random numbers that a picture is made of."""
-    widths: tuple[int, ...] = (32, 16)
-    """Channels of the generator's maps that are doubled in size, the smallest first;
-    the discriminator's are the same from the other end."""
+    widths: tuple[int, ...] = (64, 32)
+    """Channels of the generator's maps that are doubled in size, the smallest first."""
+    discriminator_widths: tuple[int, ...] = (16, 32)
+    """Kernels of the discriminator's convolutions, each of which halves the size."""
     hidden: tuple[int, ...] = (256,)
     """Units of the generator's fully connected layers before its maps; the
     discriminator's after them are the same. Give --hidden alone for none."""
@@ -62,7 +64,7 @@ class Config:
     r1: float = 0.0
     """Weight of the penalty on the discriminator's slope at real pictures; not with
     --normalisation batch."""
-    epochs: int = 30
+    epochs: int = 16
     """Passes over the training pictures."""
     batch_size: int = 64
     """Real pictures, and made ones, in a step."""
@@ -169,11 +171,15 @@ def run(config: Config) -> int:
 def _check(config: Config) -> None:
     names = ("classifier_epochs", "latent", "epochs", "batch_size")
     commands.at_least_one(config, names)
-    if not config.widths or min(config.widths) < 1:
-        raise errors.ArgumentError(
-            f"--widths is {' '.join(map(str, config.widths)) or 'empty'}, but at least "
-            "one is needed, and all must be > 0"
-        )
+    for option, widths in (
+        ("--widths", config.widths),
+        ("--discriminator-widths", config.discriminator_widths),
+    ):
+        if not widths or min(widths) < 1:
+            raise errors.ArgumentError(
+                f"{option} is {' '.join(map(str, widths)) or 'empty'}, but at least "
+                "one is needed, and all must be > 0"
+            )
     if min(config.hidden, default=1) < 1:
         raise errors.ArgumentError(
             f"--hidden is {' '.join(map(str, config.hidden))}, but all must be > 0"
@@ -204,7 +210,7 @@ def networks_of(config: Config, dataset: data.Dataset) -> Networks:
             config.hidden,
         ),
         models.DCGANDiscriminator(
-            config.widths[::-1], config.normalisation, config.hidden[::-1]
+            config.discriminator_widths, config.normalisation, config.hidden[::-1]
         ),
     )
 
@@ -260,6 +266,7 @@ def described(
         "study": "gan",
         **fields,
         "widths": list(config.widths),
+        "discriminator_widths": list(config.discriminator_widths),
         "hidden": list(config.hidden),
         "dataset": dataset.name,
         "dataset_sha256": data.fingerprint(dataset),

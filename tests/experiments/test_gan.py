@@ -23,6 +23,8 @@ def _config(out: Path, **options) -> gan.Config:
         "classifier_epochs": 1,
         "latent": 4,
         "widths": (4,),
+        "discriminator_widths": (4,),
+        "hidden": (8,),
         "epochs": 2,
         "batch_size": 256,
     }
@@ -108,6 +110,7 @@ def test_it_leaves_measures_and_pictures_and_goes_on(
         ({"latent": 0}, "--latent is 0"),
         ({"widths": ()}, "--widths is empty"),
         ({"widths": (4, 0)}, "--widths is 4 0"),
+        ({"discriminator_widths": ()}, "--discriminator-widths is empty"),
         ({"hidden": (8, 0)}, "--hidden is 8 0"),
         ({"widths": (4, 4, 4)}, "28x28 pixels and 3 widths"),
         ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
