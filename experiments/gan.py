@@ -64,7 +64,10 @@ class Config:
     r1: float = 0.0
     """Weight of the penalty on the discriminator's slope at real pictures; not with
     --normalisation batch."""
-    epochs: int = 16
+    shift: int = 0
+    """Pixels by which all that the discriminator sees is moved at random, at most, so
+    that it does not learn real pictures by heart; for few of them, or many epochs."""
+    epochs: int = 6
     """Passes over the training pictures."""
     batch_size: int = 64
     """Real pictures, and made ones, in a step."""
@@ -227,13 +230,14 @@ def begun(
         for rate in (config.learning_rate, config.discriminator_rate)
     )
     both: Any = networks.generator.apply, networks.discriminator.apply
+    seen: Any = {"latent": config.latent, "augment": augmentation.shift(config.shift)}
     sides = (
         attack.Player(
-            attack.generating(*both, latent=config.latent, average=config.average),
+            attack.generating(*both, average=config.average, **seen),
             optax.adam(own, b1=config.momentum),
         ),
         attack.Player(
-            attack.discriminating(*both, latent=config.latent, r1=config.r1),
+            attack.discriminating(*both, r1=config.r1, **seen),
             optax.adam(others, b1=config.momentum),
         ),
     )

@@ -11,6 +11,7 @@ import optax
 
 from flaxnets.attack import base, measuring
 from flaxnets.attack.pair import PairLoss
+from flaxnets.data.augmentation import Augmentation
 from flaxnets.train import losses
 from flaxnets.train.evaluation import Apply, as_float
 from flaxnets.train.state import Batch, Metrics, Tree
@@ -43,6 +44,7 @@ def generating(
     *,
     latent: int,
     average: float | None = None,
+    augment: Augmentation | None = None,
 ) -> PairLoss:
     """The loss of a generator: the cross-entropy of its pictures being called real.
 
@@ -56,6 +58,8 @@ def generating(
         average: the decay of a moving average of the parameters, which is kept beside
             them (Yazici et al. 2019, arXiv 1806.04498); for variables that were made
             with `with_average`. It lags by one step.
+        augment: what is done at random to pictures before they are judged; the same as
+            for `discriminating`.
 
     Returns:
         A loss on batches `{"image": ...}`, of which only the size is used. Its metric
@@ -70,10 +74,12 @@ def generating(
     def loss(
         params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        latent_key, made_key, judged_key = jax.random.split(key, 3)
+        latent_key, made_key, judged_key, shown_key = jax.random.split(key, 4)
         latents = jax.random.normal(latent_key, (len(batch["image"]), latent))
         variables = {"params": params, **statistics}
         made, changed = _run(generator, variables, latents, made_key)
+        if augment is not None:
+            made = augment(shown_key, made)
         logits, _ = _run(discriminator, others, made, judged_key)
         value = losses.binary_cross_entropy(logits, jnp.ones_like(logits)).mean()
         statistics = losses.updated(statistics, changed)
@@ -87,7 +93,12 @@ def generating(
 
 
 def discriminating(
-    generator: Apply, discriminator: Apply, *, latent: int, r1: float = 0.0
+    generator: Apply,
+    discriminator: Apply,
+    *,
+    latent: int,
+    r1: float = 0.0,
+    augment: Augmentation | None = None,
 ) -> PairLoss:
     """The loss of a discriminator: the cross-entropies of real and of made pictures.
 
@@ -98,6 +109,10 @@ def discriminating(
             equation 9): half of it times the squared norm of the logit's gradient at
             real pictures. It is defined for a logit that depends on one picture, so not
             with batch normalisation.
+        augment: what is done at random to real and to made pictures before they are
+            judged, so that real ones are not learned by heart; the generator learns to
+            make unchanged ones, as long as it is given the same (Zhao et al. 2020,
+            arXiv 2006.10738).
 
     Returns:
         A loss on batches `{"image": uint8 or f32[B, H, W, C], ...}`. Its metrics are
@@ -112,10 +127,13 @@ def discriminating(
     def loss(
         params: Tree, statistics: Tree, others: Tree, batch: Batch, key: jax.Array
     ) -> tuple[jax.Array, tuple[Tree, Metrics]]:
-        latent_key, made_key, *judged_keys = jax.random.split(key, 4)
+        latent_key, made_key, shown_key, *judged_keys = jax.random.split(key, 5)
         images = as_float(batch["image"])
         latents = jax.random.normal(latent_key, (len(images), latent))
         made, _ = _run(generator, others, latents, made_key)
+        if augment is not None:
+            real_key, false_key = jax.random.split(shown_key)
+            images, made = augment(real_key, images), augment(false_key, made)
 
         def judge(statistics: Tree, images: jax.Array, key: jax.Array) -> tuple:
             variables = {"params": params, **statistics}

@@ -123,6 +123,43 @@ def test_losses_are_the_cross_entropies_of_real_and_made() -> None:
     np.testing.assert_allclose(measured["accuracy"], right, rtol=1e-6)
 
 
+def test_all_that_is_judged_is_changed_by_keys_of_its_own() -> None:
+    made, discriminator = parts()
+    batch, seen = players.batch(0), []
+
+    def recording(variables, latents, **options):
+        seen.append(latents)
+        return generator(variables, latents, **options)
+
+    def dimmed(key, images):
+        seen.append(jax.random.uniform(key))
+        return seen[-1] * images
+
+    given = {"latent": 3, "augment": dimmed}
+
+    @players.quick
+    def run():
+        own = attack.generating(recording, quadratic, **given)
+        first = own(made, {}, {"params": discriminator}, batch, KEY)[0]
+        other = attack.discriminating(recording, quadratic, **given)
+        return first, other(discriminator, {}, {"params": made}, batch, KEY)[0], seen
+
+    value, other, (latents, factor, *rest) = jax.device_get(run())
+    assert len({float(one) for one in (factor, *rest[1:])}) == 3
+
+    def logits(images):
+        return np.asarray(quadratic({"params": discriminator}, images)[0], np.float64)
+
+    def pictures(latents):
+        return np.asarray(generator({"params": made}, latents)[0])
+
+    false = logits(factor * pictures(latents))
+    np.testing.assert_allclose(value, np.log1p(np.exp(-false)).mean(), rtol=1e-5)
+    real, false = logits(rest[1] * batch["image"]), logits(rest[2] * pictures(rest[0]))
+    expected = np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(false)).mean()
+    np.testing.assert_allclose(other, expected, rtol=1e-5)
+
+
 def test_the_average_of_parameters_is_kept_beside_them() -> None:
     made, discriminator = parts()
     sides = (

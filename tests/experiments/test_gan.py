@@ -118,6 +118,7 @@ def test_it_leaves_measures_and_pictures_and_goes_on(
         ({"momentum": 1.0}, "--momentum is 1.0"),
         ({"r1": 1.0}, "--r1 is 1.0 with --normalisation batch"),
         ({"r1": -1.0, "normalisation": "none"}, "r1 is -1.0"),
+        ({"shift": -1}, "shift is -1 pixels"),
         ({"batch_size": 5000}, "batch_size is 5000"),
         ({"classifier": Path("gone")}, "--classifier gone: there is no such folder"),
     ],
