@@ -1,4 +1,4 @@
-"""Programs of studies are compiled quickly: they are small, and run a few times."""
+"""What the studies' tests share."""
 
 from collections.abc import Iterator
 
@@ -6,11 +6,16 @@ import jax
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _hardly_optimised(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Leaves out most of XLA's optimisations, in what tests start as well."""
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+@pytest.fixture(scope="module")
+def hardly_optimised() -> Iterator[None]:
+    """Leaves out most of XLA's optimisations, in the processes that are started too.
+
+    For whole studies at small size: their programs are many, and run a few times each.
+    """
+    option = "jax_disable_most_optimizations"
+    before = jax.config.read(option)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(option.upper(), "1")
+        jax.config.update(option, True)
+        yield
+        jax.config.update(option, before)

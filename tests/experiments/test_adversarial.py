@@ -22,6 +22,8 @@ from experiments import (
 from flaxnets import attack, data, errors, models, params, train
 from tests.attack import players
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 GENERATOR = np.random.default_rng(0)
 # One layer of each kind, for the time that compiling takes.
 SMALL = functools.partial(models.CNN, widths=(4,), pools=1, dense=())

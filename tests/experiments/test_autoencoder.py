@@ -12,6 +12,8 @@ from experiments import autoencoder, autoencoder_report, classical
 from flaxnets import data, errors
 from flaxnets.data import corruption
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 
 def _config(out: Path, **options) -> autoencoder.Config:
     small = {

@@ -19,6 +19,8 @@ from experiments import (
 )
 from flaxnets import data, errors, transfer
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

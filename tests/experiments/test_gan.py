@@ -16,6 +16,8 @@ from experiments import gan_measures as measures
 from flaxnets import data, errors, models
 from flaxnets.train import frechet
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 
 def _config(out: Path, **options) -> gan.Config:
     small = {

@@ -16,6 +16,8 @@ from flaxnets import data, errors, models, params, train
 from flaxnets.train import optimizers
 from flaxnets.train.evaluation import as_float
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 GENERATOR = np.random.default_rng(0)
 
 

@@ -10,6 +10,8 @@ from experiments import transfer_digits
 from flaxnets import data, errors, transfer
 from flaxnets.report import figures
 
+pytestmark = pytest.mark.usefixtures("hardly_optimised")
+
 
 def _config(out: Path, **options) -> transfer_digits.Config:
     small = {
