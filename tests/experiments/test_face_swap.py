@@ -13,8 +13,6 @@ from experiments import face_swap, face_swap_data, face_swap_model, face_swap_sc
 from flaxnets import errors, models, params, train, transfer
 from flaxnets.train import optimizers, reconstruction
 
-pytestmark = pytest.mark.usefixtures("hardly_optimised")
-
 SHAPE = face_swap_model.Shape((16, 16), 3, (4,), 8)
 
 
