@@ -230,7 +230,8 @@ def begun(
         for rate in (config.learning_rate, config.discriminator_rate)
     )
     both: Any = networks.generator.apply, networks.discriminator.apply
-    seen: Any = {"latent": config.latent, "augment": augmentation.shift(config.shift)}
+    shift = augmentation.shift(config.shift) if config.shift else None
+    seen: Any = {"latent": config.latent, "augment": shift}
     sides = (
         attack.Player(
             attack.generating(*both, average=config.average, **seen),
