@@ -67,12 +67,9 @@ def bytes_of(megabytes: int | None) -> int | None:
 
 
 def whole(fitted: train.Fitted) -> None:
-    """Ends a study whose training was stopped by a signal, and says how to go on."""
+    """Ends a study whose training was stopped by a signal."""
     if fitted.stopped.startswith("SIG"):
-        console.say(
-            f"stopped by {fitted.stopped} after step {int(fitted.state.step)}; go on "
-            "with the same options and --resume"
-        )
+        console.say(f"stopped by {fitted.stopped} after step {int(fitted.state.step)}")
     if fitted.stopped == "SIGINT":
         raise KeyboardInterrupt
     if fitted.stopped == "SIGTERM":

@@ -250,8 +250,12 @@ class Checkpoints:
         self, step: int, leaves: dict[str, np.ndarray], manifest: dict[str, Any]
     ) -> None:
         unfinished = self._directory / f"{_UNFINISHED}{step}"
+        size = sum(leaf.nbytes for leaf in leaves.values())
         try:
             self._remove_unfinished(ignore_errors=True)
+            # Orbax, where a write fails, prints tracebacks of its own besides.
+            if files.free_bytes(self._directory) < size:
+                raise OSError(errno.ENOSPC, "No room")
             unfinished.mkdir(parents=True)
             _orbax().save(unfinished / _DATA, leaves)
             manifest["files"] = _hashes(unfinished)
@@ -263,7 +267,6 @@ class Checkpoints:
             _sync(self._directory)
         except Exception as error:
             self._forget(step)
-            size = sum(leaf.nbytes for leaf in leaves.values())
             shutil.rmtree(unfinished, ignore_errors=True)
             raise _write_error(self._directory, step, size, error) from None
         self._remove_old()

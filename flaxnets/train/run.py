@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import flaxnets
-from flaxnets import errors, files
+from flaxnets import console, errors, files
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -111,9 +111,16 @@ class RunFolder:
     def __enter__(self) -> "RunFolder":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._lock.truncate(0)
         self._lock.close()
+        if isinstance(error, KeyboardInterrupt) or (
+            isinstance(error, SystemExit) and error.code
+        ):
+            console.say(
+                f"{self._directory}: what is finished is kept; go on with the same "
+                "options and --resume"
+            )
 
     def path(self, name: str) -> Path:
         """The path of a file or folder in the run folder."""

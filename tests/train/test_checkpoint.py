@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import flaxnets
-from flaxnets import errors
+from flaxnets import errors, files
 from flaxnets.train import Checkpoints, checkpoint
 
 
@@ -39,8 +39,8 @@ def save(directory: Path, *steps: int, metrics: tuple = (), keep: int = 5) -> No
 
 
 def data_files(directory: Path, step: int) -> list[Path]:
-    files = (path for path in (directory / str(step)).rglob("*") if path.is_file())
-    return sorted(path for path in files if path.name != "manifest.json")
+    found = (path for path in (directory / str(step)).rglob("*") if path.is_file())
+    return sorted(path for path in found if path.name != "manifest.json")
 
 
 def test_round_trip_is_bit_equal_with_typed_keys(tmp_path) -> None:
@@ -72,9 +72,9 @@ def refusal(directory: Path) -> str:
 
 def test_a_flipped_byte_in_any_file_is_found_and_named(tmp_path) -> None:
     save(tmp_path, 1, 2, metrics=(0.25, 0.5))
-    files = data_files(tmp_path, 2)
-    assert len(files) >= 3
-    for path in files:
+    found = data_files(tmp_path, 2)
+    assert len(found) >= 3
+    for path in found:
         original = path.read_bytes()
         for position in np.unique(np.linspace(0, len(original) - 1, 20, dtype=int)):
             flipped = bytearray(original or b"\0")
@@ -455,6 +455,23 @@ def test_every_kind_of_full_disk_tells_the_bytes(
         assert checkpoints.steps() == (1,)
         checkpoints.save(2, state(2), metric=None, metadata={})
         checkpoints.restore(state())
+
+
+def test_a_save_that_there_is_no_room_for_is_not_begun(tmp_path, monkeypatch) -> None:
+    big, size = {"w": np.ones(1000)}, 8000
+    with Checkpoints(tmp_path) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "free_bytes", lambda _: size - 1)
+            patch.setattr(checkpoint, "_orbax", lambda: pytest.fail("it was begun"))
+            checkpoints.save(1, big, metric=None, metadata={})
+            with pytest.raises(
+                errors.RunFolderError,
+                match="disk is full .*about 8,000 bytes, 7,999 are free",
+            ):
+                checkpoints.wait()
+        monkeypatch.setattr(files, "free_bytes", lambda _: size)
+        checkpoints.save(1, big, metric=None, metadata={})
+    assert checkpoints.steps() == (1,)
 
 
 def test_no_room_even_for_the_folder_is_told(tmp_path, monkeypatch) -> None:

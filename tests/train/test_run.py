@@ -155,6 +155,19 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not(tmp_path) -> No
         pass
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(KeyboardInterrupt(), True), (SystemExit(143), True), (SystemExit(0), False)],
+)
+def test_who_stops_a_run_is_told_how_to_go_on(
+    tmp_path: Path, capsys, error: BaseException, told: bool
+) -> None:
+    with pytest.raises(type(error)), RunFolder.open(tmp_path, {}):
+        raise error
+    expected = f"{tmp_path}: what is finished is kept; go on with the same options and"
+    assert (expected in capsys.readouterr().out) == told
+
+
 def test_a_lock_outlives_the_owner_before(tmp_path) -> None:
     """Whoever waits on the file of a run that ends still shares it with the next."""
     with RunFolder.open(tmp_path, {}):
