@@ -389,9 +389,10 @@ def classifiers_of(
             found[defence] = scores.Classifier(plain, before, ("generator",))
         elif defence == "game":
             game = trained["game"]
+            # It sets out from the plain classifier and the generator against it.
             found[defence] = scores.Classifier(
                 game.variables["opponent"],
-                (before or 0) + game.seconds,
+                (before or 0) + trained["generator"].seconds + game.seconds,
                 ("game", "fresh_game"),
             )
         else:

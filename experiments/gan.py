@@ -127,8 +127,8 @@ def run(config: Config) -> int:
             f"classifier: {accuracy:.2%} of the test pictures right; Frechet distance "
             f"of {ruler.all.pictures:,} real pictures {ruler.all.floor:.3f}"
         )
-        make = measures.Maker(networks.generator)
         latents = drawn(config, max(ruler.all.pictures, measures.LOOKED_AT))
+        make = measures.Maker(networks.generator, latents)
         examiner = measures.Examiner(
             losses_of(config, networks), make, latents, judge, ruler
         )

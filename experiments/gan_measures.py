@@ -30,9 +30,12 @@ class Maker:
 
     Args:
         generator: with latents f32[B, D] to images f32[B, H, W, C] in [0, 1].
+        drawn: f32[M, D], independent draws, with which a batch is filled: all of it
+            has a part in what normalises it, and few draws, or draws that depend on
+            one another, would be normalised by themselves.
     """
 
-    def __init__(self, generator: models.DCGANGenerator) -> None:
+    def __init__(self, generator: models.DCGANGenerator, drawn: np.ndarray) -> None:
         apply: Any = generator.apply
 
         def made(variables: Any, latents: jax.Array) -> jax.Array:
@@ -40,13 +43,14 @@ class Maker:
             (images, _), _ = apply(found, latents, train=True, mutable=["batch_stats"])
             return jnp.rint(255 * images).astype(jnp.uint8)
 
-        self._made = jax.jit(made)
+        self._made, self._drawn = jax.jit(made), drawn
 
     def __call__(self, variables: Any, latents: np.ndarray) -> np.ndarray:
         """Pictures uint8[N, H, W, C] of latents f32[N, D]."""
-        # The last batch is filled with others: it has a part in what normalises it.
         count = -(-len(latents) // TOGETHER)
-        filled = np.resize(latents, (count * TOGETHER, latents.shape[1]))
+        missing = count * TOGETHER - len(latents)
+        others = np.resize(self._drawn, (missing, latents.shape[1]))
+        filled = np.concatenate([latents, others])
         parts = [
             np.asarray(self._made(variables, batch))
             for batch in np.split(filled, count)

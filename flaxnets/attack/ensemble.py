@@ -81,6 +81,7 @@ def worst_case(
     *,
     key: jax.Array,
     batch_size: int = 500,
+    check_gradients: bool = True,
     progress: WorstCase | None = None,
     after_batch: Callable[[WorstCase], None] | None = None,
 ) -> WorstCase:
@@ -93,27 +94,35 @@ def worst_case(
 
     Args:
         attacks: by name, in order; each takes a key for each picture, as the library's
-            do, and was made untargeted.
+            do, and was made untargeted. What they return counts at any distance: one
+            without an epsilon, such as `deepfool`, breaks nearly everything.
         apply, variables: the network, see `run`.
         images: uint8, or floats in [0, 1], [N, H, W, C].
         labels: int[N], the true classes.
         key: of all that is drawn.
         batch_size: pictures in a compiled call. The last call of an attack is padded
             to a power of two.
+        check_gradients: as in `run`; not where it goes on from progress.
         progress: of an earlier call with the same other arguments, to go on from.
         after_batch: is called with the progress after each batch, to save it. The next
             batch changes its arrays.
 
     Raises:
         DataError: pictures or labels that cannot be used.
-        ArgumentError: a network that does not return logits, or progress of other
-            pictures.
+        ArgumentError: a network that does not return logits, progress of other
+            pictures, or an attack that left [0, 1].
+
+    Warns:
+        GradientWarning: see `check_gradients`.
     """
     base.check_at_least_one("batch_size", batch_size)
     images = running.checked_images(images)
     labels = running.checked_labels(
         labels, len(images), running.count_classes(apply, variables, images)
     )
+    if check_gradients and progress is None:
+        few = slice(min(batch_size, len(images)))
+        running.warn_of_no_gradients(apply, variables, images[few], labels[few])
     found = _begun(images) if progress is None else _copied(progress, images)
     stages = [None, *attacks.values()]
     for number, attack in enumerate(stages):
@@ -129,6 +138,7 @@ def worst_case(
                 batch = running.attacked(
                     attack, apply, variables, batch, labels[padded], its_key, padded
                 )
+                running.check_found(np.asarray(batch)[: len(places)])
             logits = np.asarray(running.logits(apply, variables, batch))
             if attack is None:
                 running.check_logits(logits)

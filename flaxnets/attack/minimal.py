@@ -21,6 +21,8 @@ _LARGEST_CONSTANT = 1e10
 # much what is minimised must have fallen to.
 _CHECKS = 10
 _IMPROVED = 0.9999
+# From the tangent of black or white to that of grey.
+_SATURATED = math.atanh(_INSIDE)
 
 
 def deepfool(
@@ -116,6 +118,7 @@ class _Search(NamedTuple):
     best: _Best
     misled: jax.Array
     active: jax.Array
+    first: jax.Array
     previous: jax.Array
 
 
@@ -136,7 +139,9 @@ def carlini_wagner(
     a variable whose tangent is the picture, so that it stays in [0, 1]. The constant
     is searched for by halving, for each picture alone; the numbers are those of the
     authors' program, except that a search ends early for each picture alone and not
-    for the batch, so that the others do not matter.
+    for the batch, so that the others do not matter, and not before Adam has had the
+    steps from black or white to grey, or what is minimised has begun to fall: pictures
+    of nothing but black and white would never leave them.
 
     Black and white leave their places slowly, since the tangent is flat there: pictures
     with much of them need some hundred steps of the default rate.
@@ -152,7 +157,7 @@ def carlini_wagner(
         constant: the first one.
         targeted: the labels are the classes that the pictures are to be taken for.
         early_abort: a picture's search ends where a tenth of the steps has not lowered
-            what is minimised by 0.01 %.
+            what is minimised by 0.01 %, see above.
 
     Raises:
         ArgumentError: an option out of its range.
@@ -167,6 +172,7 @@ def carlini_wagner(
             )
     adam = optax.adam(learning_rate)
     check_every = max(steps // _CHECKS, 1)
+    patience = math.ceil(_SATURATED / learning_rate)
 
     def attack(
         logits: base.Logits, images: jax.Array, labels: jax.Array, key: jax.Array
@@ -208,10 +214,12 @@ def carlini_wagner(
                     base.where(nearer, points, search.best.images),
                     jnp.where(nearer, squared, search.best.squared),
                 )
-                previous = search.previous
+                first, previous = search.first, search.previous
                 if early_abort:
                     due = search.step % check_every == 0
-                    active &= ~due | (values <= _IMPROVED * previous)
+                    first = jnp.where(search.step == 0, values, first)
+                    waiting = (values > _IMPROVED * first) & (search.step < patience)
+                    active &= ~due | waiting | (values <= _IMPROVED * previous)
                     previous = jnp.where(due, values, previous)
                 return _Search(
                     search.step + 1,
@@ -220,6 +228,7 @@ def carlini_wagner(
                     best,
                     search.misled | misled,
                     active,
+                    first,
                     previous,
                 )
 
@@ -233,6 +242,7 @@ def carlini_wagner(
                     best,
                     jnp.zeros(len(images), bool),
                     active,
+                    jnp.full(len(images), jnp.inf),
                     jnp.full(len(images), jnp.inf),
                 ),
             )

@@ -125,7 +125,7 @@ def run(
     clean = predict(apply, variables, images, batch_size)
     check_logits(clean)
     if check_gradients:
-        _check_gradients(apply, variables, images[:batch_size], labels[:batch_size])
+        warn_of_no_gradients(apply, variables, images[:batch_size], labels[:batch_size])
     targeted = targets is not None
     parts = []
     for (start, batch), (_, its) in zip(
@@ -137,7 +137,7 @@ def run(
         found = attacked(attack, apply, variables, batch, its, key, places)
         parts.append(np.asarray(found))
     adversarial = np.concatenate(parts)[: len(images)]
-    _check_found(adversarial)
+    check_found(adversarial)
     after = predict(apply, variables, adversarial, batch_size).argmax(axis=-1)
     after = after.astype(np.int32)
     flat = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
@@ -279,9 +279,19 @@ def count_classes(apply: Any, variables: Any, images: np.ndarray) -> int:
     return shape[1]
 
 
-def _check_gradients(
+def warn_of_no_gradients(
     apply: Any, variables: Any, images: np.ndarray, labels: np.ndarray
 ) -> None:
+    """Warns for whoever called the caller where a gradient is exactly zero.
+
+    Args:
+        apply, variables: see `run`.
+        images: f32[B, H, W, C].
+        labels: int[B].
+
+    Warns:
+        GradientWarning: how many of the pictures have none.
+    """
     flat = np.asarray(steepness(apply, variables, images, labels)) == 0
     if flat.any():
         warnings.warn(
@@ -296,7 +306,15 @@ def _check_gradients(
         )
 
 
-def _check_found(adversarial: np.ndarray) -> None:
+def check_found(adversarial: np.ndarray) -> None:
+    """Refuses what an attack must not return.
+
+    Args:
+        adversarial: f32[N, H, W, C].
+
+    Raises:
+        ArgumentError: pictures that are not finite, or outside [0, 1].
+    """
     inside = ((adversarial >= 0) & (adversarial <= 1)).all(axis=(1, 2, 3))
     if not inside.all():
         raise errors.ArgumentError(

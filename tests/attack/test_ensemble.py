@@ -80,6 +80,14 @@ def test_progress_of_other_pictures_is_refused() -> None:
         )
 
 
+def test_pictures_that_an_attack_spoils_are_no_success() -> None:
+    def spoiling(logits, images, labels, key) -> jax.Array:
+        return images * jnp.nan
+
+    with pytest.raises(errors.ArgumentError, match="returned 4 of 4 pictures that are"):
+        run({"spoiling": spoiling})
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_auto_attack_names_its_attacks(norm: attack.Norm) -> None:
     names = ["apgd_ce", "apgd_dlr_targeted", "fab_targeted", "square"]
@@ -95,9 +103,10 @@ def test_square_finds_what_hidden_gradients_hide() -> None:
 
     images = small.pictures()
     labels = (images.reshape(len(images), -1) @ small.KERNEL).argmax(axis=1)
-    found = attack.worst_case(
-        attack.auto_attack(0.2), hidden, {}, images, labels, key=KEY
-    )
+    with pytest.warns(attack.GradientWarning, match="zero for 8 of the first 8"):
+        found = attack.worst_case(
+            attack.auto_attack(0.2), hidden, {}, images, labels, key=KEY
+        )
     # All of them can be broken; the first attacks can do it by their start alone.
     assert found.standing(4) == 0 and (found.broken_by == 4).sum() >= 4
     for picture, point in zip(images, found.images, strict=True):

@@ -80,8 +80,9 @@ def test_fgsm_from_a_random_start_steps_further() -> None:
     assert (ahead > 1 - 1e-5).mean() == pytest.approx(0.625, abs=0.08)
 
 
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_pgd_finds_the_worst_point_of_a_binary_linear_network(norm) -> None:
+def test_pgd_finds_the_worst_point_of_a_binary_linear_network(norm, targeted) -> None:
     """The gradient's direction is the same everywhere: it ends in one known point."""
     weights, _ = linear()
 
@@ -90,8 +91,16 @@ def test_pgd_finds_the_worst_point_of_a_binary_linear_network(norm) -> None:
 
     images, labels = pictures()
     labels = labels % 2
-    made = attack.pgd(EPSILON, norm, steps=40, step_size=EPSILON / 2)
-    found = ran(made, logits, images, labels)
+    made = attack.pgd(
+        EPSILON,
+        norm,
+        steps=40,
+        step_size=EPSILON / 2,
+        # From whatever start, and towards the only other class.
+        restarts=2 if targeted else 1,
+        targeted=targeted,
+    )
+    found = ran(made, logits, images, 1 - labels if targeted else labels)
     difference = (weights[:, 1] - weights[:, 0]).reshape(1, *SHAPE)
     difference = difference * np.where(labels == 0, 1, -1)[:, None, None, None]
     ahead = np.sign(difference) if norm == "linf" else unit(difference)
@@ -170,15 +179,17 @@ def test_restarts_keep_each_pictures_best() -> None:
     np.testing.assert_allclose(found[:, 0] - found[:, 1], best, rtol=0, atol=1e-4)
 
 
-def test_stopping_keeps_the_first_point_that_is_misclassified() -> None:
+@pytest.mark.parametrize("targeted", [False, True])
+def test_stopping_keeps_the_first_point_that_is_misclassified(targeted) -> None:
     weights, logits = linear()
     images, labels = pictures(16)
-    options = {"steps": 30, "step_size": 0.01}
+    options = {"steps": 30, "step_size": 0.01, "targeted": targeted}
     made = attack.bim(0.3, **options, stop_when_fooled=True)
     points, seen = images, []
+    ahead = np.float32(-0.01 if targeted else 0.01)
     for _ in range(31):
-        seen.append(np.asarray(logits(points)).argmax(axis=1) != labels)
-        points = points + np.float32(0.01) * np.sign(gradients(weights, points, labels))
+        seen.append((np.asarray(logits(points)).argmax(axis=1) == labels) == targeted)
+        points = points + ahead * np.sign(gradients(weights, points, labels))
         points = points.astype(np.float32)
     first = np.argmax(seen, axis=0)
     assert np.any(seen, axis=0).all() and (first > 0).any()

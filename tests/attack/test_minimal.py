@@ -134,6 +134,19 @@ def test_carlini_wagner_reaches_its_targets_and_each_alone() -> None:
     np.testing.assert_allclose(alone, found[5:6], rtol=0, atol=1e-5)
 
 
+def test_carlini_wagner_stays_in_range_where_pictures_touch_it() -> None:
+    """Black and white have no tangent: all begins just inside, and falls late."""
+    images = np.random.default_rng(2).random((16, *SHAPE), np.float32).round()
+    labels = np.asarray(linear(images)).argmax(axis=1).astype(np.int32)
+    # From there it is far in the variables that are learned: long steps.
+    made = attack.carlini_wagner(
+        steps=100, constant=10.0, search_steps=1, learning_rate=0.1
+    )
+    found = ran(made, linear, images, labels)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (linear(found).argmax(axis=1) != labels).all()
+
+
 def test_constants_are_raised_until_they_mislead_and_then_halved() -> None:
     """The distance of the constants that are tried, by their number."""
 

@@ -179,6 +179,61 @@ def test_the_librarys_networks_learn_from_each_other() -> None:
     assert still == {"opponent/params/conv1/bias"}
 
 
+def test_a_generator_learns_its_targets_within_the_penaltys_limit() -> None:
+    """A matrix as classifier, whose boundaries' distances are a formula."""
+    noise = models.Perturber((16,), 1, None, classes=3)
+    generator = np.random.default_rng(0)
+    images = generator.uniform(0.3, 0.7, (400, 4, 4, 1)).astype(np.float32)
+    kernel = generator.normal(size=(16, 3)).astype(np.float32)
+    kernel -= kernel.mean(axis=0)
+    flat = images.reshape(400, -1)
+    labels = (flat @ kernel).argmax(axis=1)
+    # Each picture's way to the boundary of the farther of the two other classes.
+    normals = np.linalg.norm(kernel.T[:, None] - kernel.T[None], axis=2)
+    logits = flat @ kernel
+    heights = logits[np.arange(400), labels][:, None] - logits
+    farther = (heights / (normals[labels] + np.eye(3)[labels])).max(axis=1)
+    limit = float(5 * farther.mean())
+
+    def apply(variables, images, *, train=False, rngs=None, mutable=()):
+        return images.reshape(len(images), -1) @ kernel, {}
+
+    def learned(norm_limit: float | None) -> dict[str, float]:
+        loss = attack.misleading(
+            noise.apply,
+            apply,
+            targets=attack.other_classes(3),
+            norm_limit=norm_limit,
+            norm_weight=10,
+        )
+        optimizer = optax.adam(1e-2)
+        start = params.initialize(noise, KEY, (1, 4, 4, 1))["params"]
+
+        def step(carry, key):
+            places = jax.random.choice(key, 300, (50,))
+            batch = {"image": jnp.take(images, places, 0)}
+            batch["label"] = jnp.take(jnp.asarray(labels), places)
+            (_, (_, found)), slopes = jax.value_and_grad(loss, has_aux=True)(
+                carry[0], {}, {}, batch, key
+            )
+            updates, state = optimizer.update(slopes, carry[1])
+            return (optax.apply_updates(carry[0], updates), state), found
+
+        @players.quick
+        def trained(tree):
+            keys = jax.random.split(KEY, 400)
+            (tree, _), _ = jax.lax.scan(step, (tree, optimizer.init(tree)), keys)
+            # Pictures that it has not seen.
+            batch = {"image": jnp.asarray(images[300:]), "label": labels[300:]}
+            return loss(tree, {}, {}, batch, jax.random.key(1))[1][1]
+
+        return {name: float(value) for name, value in trained(start).items()}
+
+    near, far = learned(limit), learned(None)
+    assert near["success_rate"] > 0.9 and far["success_rate"] > 0.9
+    assert near["noise_l2"] < 1.05 * limit < far["noise_l2"]
+
+
 @pytest.mark.parametrize("targeted", [False, True])
 def test_a_trained_generator_is_an_attack(targeted) -> None:
     generator, batch = players.generator_variables(0), players.batch(0)

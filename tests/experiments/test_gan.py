@@ -226,6 +226,7 @@ def test_floors_are_of_as_many_pictures_none_of_which_is_on_both_sides(
 
 def test_pictures_are_made_as_they_are_stored() -> None:
     values = np.random.default_rng(0).random((measures.TOGETHER + 1, 4), np.float32)
+    drawn = np.ones((3, 4), np.float32)
 
     def apply(variables, latents, *, train, mutable):
         """To the power of the averaged parameter, brought to the batch's maximum."""
@@ -235,7 +236,7 @@ def test_pictures_are_made_as_they_are_stored() -> None:
     generator: Any = SimpleNamespace(apply=apply)
     variables = {"params": np.float32(9), "average": np.float32(2)}
     values[0, 0] = 1
-    found = measures.Maker(generator)(variables, values)
+    found = measures.Maker(generator, drawn)(variables, values)
     assert found.dtype == np.uint8
     expected = 255 * values.astype(np.float64).reshape(-1, 2, 2, 1) ** 2
     # Half a level, and the rounding of what is about half way between two.

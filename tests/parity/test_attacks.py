@@ -79,12 +79,14 @@ class Bench:
         # The peer's margins know no negative logits; softmax does not see the shift.
         self.variables["fc2.bias"] += 50
         self.network = LeNet(self.variables)
-        test = data.load(str(folder / "mnist.npz")).test
-        self.images = test.images[:COUNT].astype(np.float64) / 255
-        self.labels = np.asarray(test.labels[:COUNT], np.int32)
+        self.test = data.load(str(folder / "mnist.npz")).test
+        self.images = self.test.images[:COUNT].astype(np.float64) / 255
+        self.labels = np.asarray(self.test.labels[:COUNT], np.int32)
 
-    def ours(self, made: base.Attack, images: np.ndarray) -> np.ndarray:
-        labels = self.labels[: len(images)]
+    def ours(
+        self, made: base.Attack, images: np.ndarray, labels: np.ndarray | None = None
+    ) -> np.ndarray:
+        labels = self.labels[: len(images)] if labels is None else labels
         with jax.enable_x64(True):
             run = jax.jit(
                 lambda *arguments: made(
@@ -93,15 +95,21 @@ class Bench:
             )
             return np.asarray(run(images, labels, jax.random.key(0)))
 
-    def theirs(self, peer: Any, images: np.ndarray) -> np.ndarray:
-        labels = torch.tensor(self.labels[: len(images)].astype(np.int64))
-        found = peer(torch.tensor(np.moveaxis(images, -1, 1).copy()), labels)
+    def theirs(
+        self, peer: Any, images: np.ndarray, labels: np.ndarray | None = None
+    ) -> np.ndarray:
+        labels = self.labels[: len(images)] if labels is None else labels
+        classes = torch.tensor(labels.astype(np.int64))
+        found = peer(torch.tensor(np.moveaxis(images, -1, 1).copy()), classes)
         return np.moveaxis(found.detach().numpy(), 1, -1)
 
-    def fooled(self, images: np.ndarray) -> np.ndarray:
+    def classes(self, images: np.ndarray) -> np.ndarray:
         """By the network in PyTorch, whoever made the pictures."""
         logits = self.network(torch.tensor(np.moveaxis(images, -1, 1).copy()))
-        return logits.argmax(dim=1).numpy() != self.labels[: len(images)]
+        return logits.argmax(dim=1).numpy()
+
+    def fooled(self, images: np.ndarray) -> np.ndarray:
+        return self.classes(images) != self.labels[: len(images)]
 
     def check_same(
         self, peer: Any, made: base.Attack, images: np.ndarray
@@ -153,6 +161,34 @@ def test_pgd(bench: Bench) -> None:
     )
     made = attack.pgd(EPSILON, steps=10, step_size=0.03, random_start=False)
     bench.check_same(peer, made, bench.images)
+
+
+def test_pgd_towards_targets(bench: Bench) -> None:
+    targets = (bench.labels + 1) % 10
+    options = {"steps": 10, "random_start": False}
+    peer = torchattacks.PGD(bench.network, eps=EPSILON, alpha=0.03, **options)
+    peer.set_mode_targeted_by_label(quiet=True)
+    made = attack.pgd(EPSILON, step_size=0.03, targeted=True, **options)
+    expected = bench.theirs(peer, bench.images, targets)
+    found = bench.ours(made, bench.images, targets)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    reached = bench.classes(found) == targets
+    np.testing.assert_array_equal(reached, bench.classes(expected) == targets)
+    assert 0.1 < reached.mean() < 0.9
+
+
+def test_pgd_from_random_starts_breaks_as_many(bench: Bench) -> None:
+    images = bench.test.images[:1000].astype(np.float64) / 255
+    labels = np.asarray(bench.test.labels[:1000], np.int32)
+    torch.manual_seed(0)
+    peer = torchattacks.PGD(bench.network, eps=EPSILON, alpha=0.03, steps=10)
+    made = attack.pgd(EPSILON, steps=10, step_size=0.03)
+    shares = [
+        np.mean(bench.classes(run(its, images, labels)) != labels)
+        for run, its in ((bench.theirs, peer), (bench.ours, made))
+    ]
+    assert 0.1 < shares[0] < 0.9
+    assert shares[1] == pytest.approx(shares[0], abs=0.01)
 
 
 def test_pgd_for_l2(bench: Bench) -> None:

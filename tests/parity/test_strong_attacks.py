@@ -124,7 +124,7 @@ def test_apgd_takes_the_same_way_from_the_same_start(
 def test_apgd_breaks_as_many_pictures(
     norm: attack.Norm, epsilon: float, targets: int | None, arrays
 ) -> None:
-    images, labels = digits(COUNT)
+    images, labels = digits(100)
     network = LeNet(arrays).eval()
     options = {"norm": NORMS[norm], "eps": epsilon, "steps": 20}
     if targets is None:
@@ -143,8 +143,8 @@ def test_apgd_breaks_as_many_pictures(
         found = made(logits, images, labels, jax.random.key(0))
         return (logits(found).argmax(axis=1) == labels).sum()
 
-    assert 8 <= expected <= COUNT - 8
-    # Of one percent of 64 pictures, one.
+    assert 10 <= expected <= 90
+    # A picture is a percent.
     assert abs(int(remaining(images)) - expected) <= 1
 
 
