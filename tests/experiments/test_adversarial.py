@@ -305,7 +305,7 @@ def test_the_classifier_of_a_run(tmp_path: Path, monkeypatch) -> None:
     assert list(lengths) == ["generator", "game", "fresh_game"]
 
 
-def test_photographs(tmp_path: Path) -> None:
+def test_photographs(tmp_path: Path, monkeypatch) -> None:
     for split, count in (("train", 3), ("validation", 2)):
         for name in ("cats", "dogs"):
             for index in range(count):
@@ -327,6 +327,17 @@ def test_photographs(tmp_path: Path) -> None:
         adversarial.run(
             _config(tmp_path / "other", dataset=names, size=32, auto_attack=True)
         )
+    # In colours, and of two classes, it goes the whole way.
+    monkeypatch.setattr(models, "CNN", SMALL)
+    monkeypatch.setattr(adversarial_scores, "SHARES", (1.0,))
+    short = {"size": 32, "batch_size": 2, "classifier_epochs": 1, "game_epochs": 1}
+    options = {"attacks": ("fgsm",), "generator_epochs": 1, **short}
+    config = _config(tmp_path, dataset=names, defence=("none",), **options)
+    assert adversarial.run(config) == 0
+    (row,) = json.loads((config.out / "result.json").read_text())["table"]
+    for tried in row["evaluated"]["attacks"]:
+        assert tried["linf_max"] is None or tried["linf_max"] <= 8 / 255
+    assert (config.out / "figures/examples_generator.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize(
