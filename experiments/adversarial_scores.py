@@ -127,6 +127,10 @@ class Bench:
             key=self._key,
             epsilons=[share * self._epsilon for share in SHARES],
             batch_size=self._together,
+            after_each=lambda row: console.say(
+                f"  {row.attack} at {row.epsilon:.3g}: {row.accuracy:.2%} stand "
+                f"({row.seconds:.0f} s)"
+            ),
         )
         # DeepFool has no bound that it could make use of.
         bounded = [row for row in evaluated.rows if row.attack != "deepfool"]
@@ -261,18 +265,19 @@ def measured(
     """
     done = {row["defence"] for row in course.rows if "defence" in row}
     for defence, its in classifiers.items():
-        if defence in done:
-            continue
-        found = bench.tried(its.variables, its.generators, auto_attack)
-        course.log({"defence": defence, "seconds": its.seconds, **found})
+        if defence not in done:
+            console.say(f"attacks: {defence}")
+            found = bench.tried(its.variables, its.generators, auto_attack)
+            course.log({"defence": defence, "seconds": its.seconds, **found})
+        (row,) = (row for row in course.rows if row.get("defence") == defence)
+        console.say(row["text"])
+        console.say(line(row))
     if not any("transfer" in row for row in course.rows):
+        console.say("attacks: of each classifier's pictures on the others")
         named = {name: its.variables for name, its in classifiers.items()}
         course.log(bench.transferred(named))
     rows = [row for row in course.rows if "defence" in row or "transfer" in row]
-    for row in rows:
-        console.say(row["text"])
-        if "defence" in row:
-            console.say(line(row))
+    console.say(next(row["text"] for row in rows if "transfer" in row))
     return rows
 
 

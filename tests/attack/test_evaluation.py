@@ -103,6 +103,31 @@ def test_rows_are_what_each_attack_did(found: attack.Evaluated) -> None:
     assert sum(row.beyond for row in found.rows) > 0
 
 
+def test_what_has_no_epsilon_is_run_once_and_each_row_is_told() -> None:
+    keys: list[str] = []
+    told: list[attack.Tried] = []
+
+    def unbounded(logits, images, labels, key):
+        jax.debug.callback(lambda: keys.append("asked"))
+        return jnp.clip(images + 0.1, 0, 1)
+
+    found = attack.evaluate(
+        {"once": lambda epsilon: unbounded, "again": lambda epsilon: unbounded},
+        apply,
+        KERNELS[0],
+        IMAGES,
+        LABELS,
+        key=KEY,
+        epsilons=EPSILONS,
+        batch_size=30,
+        after_each=told.append,
+    )
+    jax.effects_barrier()
+    # Another name is another attack, with a key of its own.
+    assert len(keys) == 2
+    assert tuple(told) == found.rows and len(told) == 2 * len(EPSILONS)
+
+
 def test_the_worst_case_is_that_of_a_loop_over_pictures(
     found: attack.Evaluated,
 ) -> None:
