@@ -16,7 +16,7 @@ def test_a_training_that_was_stopped_ends_the_study(stopped, ended, capsys) -> N
     fitted: Any = SimpleNamespace(stopped=stopped, state=SimpleNamespace(step=7))
     with pytest.raises(ended):
         commands.whole(fitted)
-    assert f"by {stopped} after step 7; go on with" in capsys.readouterr().out
+    assert capsys.readouterr().out == f"stopped by {stopped} after step 7\n"
 
 
 def test_a_whole_training_says_nothing(capsys) -> None:
