@@ -55,5 +55,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def free_bytes(path: Path) -> int:
     """Bytes free where a file or folder is, or would be."""
-    there = next(place for place in (path, *path.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_existing(path)).free
+
+
+def has_room(path: Path, size: int) -> bool:
+    """Whether so many bytes are free there, as far as the file system tells."""
+    usage = shutil.disk_usage(_existing(path))
+    # Some that are mounted from elsewhere say that they have no bytes at all.
+    return usage.total == 0 or usage.free >= size
+
+
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())

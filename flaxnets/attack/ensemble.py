@@ -121,8 +121,9 @@ def worst_case(
         labels, len(images), running.count_classes(apply, variables, images)
     )
     if check_gradients and progress is None:
-        few = slice(min(batch_size, len(images)))
-        running.warn_of_no_gradients(apply, variables, images[few], labels[few])
+        running.warn_of_no_gradients(
+            apply, variables, images[:batch_size], labels[:batch_size]
+        )
     found = _begun(images) if progress is None else _copied(progress, images)
     stages = [None, *attacks.values()]
     for number, attack in enumerate(stages):

@@ -1,6 +1,7 @@
 """Accuracy under attacks, the worst case over them, and what they do to others."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -256,23 +257,24 @@ def evaluate(
     ]
     rows = []
     clean = np.zeros(0, bool)
-    ran: dict[tuple[int, base.Attack], running.Attacked] = {}
+
+    # Of what has no epsilon, the next rows ask for the same again.
+    @functools.lru_cache(maxsize=1)
+    def attacked(number: int, attack: base.Attack) -> running.Attacked:
+        return running.run(
+            attack,
+            apply,
+            variables,
+            images,
+            labels,
+            key=jax.random.fold_in(key, number),
+            batch_size=batch_size,
+            check_gradients=check_gradients and not rows,
+        )
+
     for number, name, epsilon, attack in made:
         began = time.perf_counter()
-        if (number, attack) not in ran:
-            ran = {
-                (number, attack): running.run(
-                    attack,
-                    apply,
-                    variables,
-                    images,
-                    labels,
-                    key=jax.random.fold_in(key, number),
-                    batch_size=batch_size,
-                    check_gradients=check_gradients and not rows,
-                )
-            }
-        found = ran[number, attack]
+        found = attacked(number, attack)
         seconds = time.perf_counter() - began
         clean = found.before == found.labels
         broken, inside = clean & found.fooled, _inside(found, epsilon, norm)

@@ -253,8 +253,9 @@ class Checkpoints:
         size = sum(leaf.nbytes for leaf in leaves.values())
         try:
             self._remove_unfinished(ignore_errors=True)
-            # Orbax, where a write fails, prints tracebacks of its own besides.
-            if files.free_bytes(self._directory) < size:
+            # Orbax, where a write fails, prints tracebacks of its own besides. What
+            # it compresses trained parameters by is a few percent.
+            if not files.has_room(self._directory, size):
                 raise OSError(errno.ENOSPC, "No room")
             unfinished.mkdir(parents=True)
             _orbax().save(unfinished / _DATA, leaves)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import flaxnets
-from flaxnets import errors, files
+from flaxnets import errors
 from flaxnets.train import Checkpoints, checkpoint
 
 
@@ -457,11 +457,16 @@ def test_every_kind_of_full_disk_tells_the_bytes(
         checkpoints.restore(state())
 
 
+class Usage(NamedTuple):
+    total: int
+    free: int
+
+
 def test_a_save_that_there_is_no_room_for_is_not_begun(tmp_path, monkeypatch) -> None:
     big, size = {"w": np.ones(1000)}, 8000
     with Checkpoints(tmp_path) as checkpoints:
         with monkeypatch.context() as patch:
-            patch.setattr(files, "free_bytes", lambda _: size - 1)
+            patch.setattr(shutil, "disk_usage", lambda _: Usage(2 * size, size - 1))
             patch.setattr(checkpoint, "_orbax", lambda: pytest.fail("it was begun"))
             checkpoints.save(1, big, metric=None, metadata={})
             with pytest.raises(
@@ -469,9 +474,12 @@ def test_a_save_that_there_is_no_room_for_is_not_begun(tmp_path, monkeypatch) ->
                 match="disk is full .*about 8,000 bytes, 7,999 are free",
             ):
                 checkpoints.wait()
-        monkeypatch.setattr(files, "free_bytes", lambda _: size)
-        checkpoints.save(1, big, metric=None, metadata={})
-    assert checkpoints.steps() == (1,)
+        # Just enough, and a file system that does not tell.
+        for step, usage in enumerate((Usage(2 * size, size), Usage(0, 0)), 1):
+            monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+            checkpoints.save(step, big, metric=None, metadata={})
+            checkpoints.wait()
+    assert checkpoints.steps() == (1, 2)
 
 
 def test_no_room_even_for_the_folder_is_told(tmp_path, monkeypatch) -> None:
