@@ -25,6 +25,7 @@ from experiments import (
     commands,
     face_swap_convert,
     face_swap_data,
+    face_swap_faces,
     face_swap_report,
 )
 from experiments.face_swap_model import (
@@ -145,6 +146,11 @@ def run(config: Config) -> int:
                 folder.log(rows[-1])
             console.say(line(rows[place]))
         table = table_of(rows)
+        swapper = chosen(rows, table, trainer.shape)
+        faces = dict(zip(cases[0].people, cases[0].train, strict=True))
+        framings = {
+            name: face_swap_faces.framing(faces[name]) for name in swapper["names"]
+        }
         result = {
             "data": [case.name for case in cases],
             "pairs": [
@@ -157,7 +163,7 @@ def run(config: Config) -> int:
             "batch_size": config.batch_size,
             "parameters": params.count(trainer.new(0)),
             "table": table,
-            "swapper": chosen(rows, table, trainer.shape),
+            "swapper": {**swapper, "framings": framings},
             "freeze_certificates": [
                 row["freeze_certificate"] for row in rows if row["freeze_certificate"]
             ],

@@ -48,9 +48,10 @@ class ConvertConfig:
     box: str | None = None
     """Where the face is instead: LEFT,TOP,WIDTH,HEIGHT in pixels of the upright
     picture, or whole for pictures that are a face and nothing else."""
-    scale: float = 1.0
+    scale: float | None = None
     """How high the rectangle is that the network gets, in heights of a face as it is
-    found; more where it was trained with more around a face."""
+    found; by default as in the pictures that the run learned from, and 1 where no faces
+    were found in those."""
     search_side: int = face_swap_faces.SIDE
     """Pixels of the longer side to which a larger picture is reduced while faces are
     looked for; a face must be 24 of them wide."""
@@ -241,7 +242,10 @@ def places(
             f"faces with a --search-side above {config.search_side}"
         )
     chosen = found if config.faces == "all" else found[:1]
-    return [face_swap_faces.framed(one, config.scale, swapper.size) for one in chosen]
+    framing = swapper.framing
+    if config.scale is not None:
+        framing = framing._replace(scale=config.scale)
+    return [face_swap_faces.framed(one, framing, swapper.size) for one in chosen]
 
 
 def jobs_of(config: ConvertConfig) -> list[Job]:
@@ -297,7 +301,7 @@ def _apart(path: Path, out: Path) -> None:
 
 def _checked(config: ConvertConfig) -> face_swap_faces.Box | Literal["whole"] | None:
     """What --box says, once the options are right."""
-    if not config.scale > 0:
+    if config.scale is not None and not config.scale > 0:
         raise errors.ArgumentError(f"--scale is {config.scale}, but must be above 0")
     if config.search_side < face_swap_faces.SMALLEST:
         raise errors.ArgumentError(

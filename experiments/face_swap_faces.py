@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from experiments.face_swap_model import Swapper
+from experiments.face_swap_model import Framing, Swapper
 
 # The longer side in pixels of what is searched. Smaller faces are found in a larger
 # picture, but so is more that is none, and the time grows with its area.
@@ -22,6 +22,10 @@ _STEP = 1.1
 # (but 211 of all 512), and take something for a face in 3 of 100 photographs of cats
 # and dogs.
 _AGREEING = 6
+# Of pictures that are a face and little else: how many are looked at, how high they are
+# made for that, the border that they get as a share of it, and the share of them in
+# which a face must be found.
+_LOOKED_AT, _HEIGHT, _BORDER, _FOUND = 32, 128, 0.4, 0.25
 # How far inside its edge the ellipse begins to fade, as a share of its half axes.
 FEATHER = 0.3
 
@@ -90,17 +94,50 @@ def _inside(point: tuple[float, float], box: Box) -> bool:
     return 0 <= across < box.width and 0 <= down < box.height
 
 
-def framed(box: Box, scale: float, size: tuple[int, int]) -> Box:
+def framing(images: np.ndarray) -> Framing | None:
+    """How pictures of one face each lie around it; medians over some of them.
+
+    Args:
+        images: uint8[N, H, W, C], with 3 channels or 1.
+
+    Returns:
+        None where a face is found in too few of them.
+    """
+    places = np.linspace(0, len(images) - 1, min(len(images), _LOOKED_AT))
+    found = []
+    for image in images[places.round().astype(int)]:
+        height, width, _ = image.shape
+        size = round(_HEIGHT * width / height), _HEIGHT
+        colour = Image.fromarray(np.repeat(image, 3 // image.shape[-1], axis=2))
+        border = round(_BORDER * _HEIGHT)
+        whole = np.pad(
+            np.asarray(colour.resize(size, Image.Resampling.BICUBIC)),
+            ((border, border), (border, border), (0, 0)),
+            mode="edge",
+        )
+        boxes = detect(whole, max(whole.shape))
+        if boxes:
+            across, down = _centre(boxes[0])
+            pixels = _HEIGHT, whole.shape[0] / 2 - down, whole.shape[1] / 2 - across
+            found.append(np.array(pixels) / boxes[0].height)
+    if len(found) < _FOUND * len(places):
+        return None
+    return Framing(*np.median(found, axis=0).tolist())
+
+
+def framed(box: Box, framing: Framing, size: tuple[int, int]) -> Box:
     """The rectangle around a face that has a network's proportions.
 
     Args:
         box: of the face.
-        scale: the rectangle's height, in heights of the box.
+        framing: how the rectangle lies around it.
         size: height and width that the network takes.
     """
-    height = max(1, round(scale * box.height))
+    height = max(1, round(framing.scale * box.height))
     width = max(1, round(height * size[1] / size[0]))
     across, down = _centre(box)
+    across += framing.across * box.height
+    down += framing.down * box.height
     return Box(round(across - width / 2), round(down - height / 2), width, height)
 
 

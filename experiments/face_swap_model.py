@@ -118,6 +118,19 @@ def in_strips(
     return changed
 
 
+class Framing(NamedTuple):
+    """How a network's pictures lie around a face, in heights of a face as it is found.
+
+    Attributes:
+        scale: a picture's height.
+        down, across: from the middle of the face to that of the picture.
+    """
+
+    scale: float = 1.0
+    down: float = 0.0
+    across: float = 0.0
+
+
 class Swapper(NamedTuple):
     """A trained face swap.
 
@@ -126,11 +139,13 @@ class Swapper(NamedTuple):
             other out.
         size: H and W.
         channels: C.
+        framing: of the faces that it was trained to take.
     """
 
     swap: Callable[[np.ndarray], np.ndarray]
     size: tuple[int, int]
     channels: int
+    framing: Framing = Framing()
 
 
 def with_codes(
@@ -267,7 +282,9 @@ def load_swapper(run: Path, direction: Direction = "a_to_b") -> Swapper:
     first, second = chosen["names"]
     if direction == "b_to_a":
         first, second = second, first
-    return swapper(shape, variables, first, second, aligned=chosen["aligned"])
+    found = swapper(shape, variables, first, second, aligned=chosen["aligned"])
+    framing = chosen["framings"][first]
+    return found if framing is None else found._replace(framing=Framing(*framing))
 
 
 def shape_from(fields: Mapping[str, Any]) -> Shape:

@@ -73,6 +73,10 @@ def test_a_run_leaves_scores_faces_and_a_network_and_resumes(tmp_path: Path) -> 
         del row["seconds"]
     assert again["table"] == result["table"]
     assert again["swapper"] == result["swapper"]
+    # The faces in the pictures are found, and a network says how they lie in them.
+    scale, down, across = result["swapper"]["framings"]["a"]
+    assert swapper.framing == (scale, down, across)
+    assert 1.2 < scale < 2.2 and max(abs(down), abs(across)) < 0.3
 
 
 def test_a_frozen_encoder_is_bit_equal_and_the_other_decoder_learns() -> None:

@@ -15,10 +15,12 @@ from PIL import Image
 from skimage import data
 
 from experiments import face_swap_convert as convert
+from experiments.face_swap_model import Framing
 from flaxnets import errors
 from flaxnets.data import pictures, provenance
 
 PAINT = (30, 90, 200)
+AS_FOUND = Framing()
 RANDOM = np.random.default_rng(0)
 
 
@@ -28,9 +30,10 @@ def _painted(faces: np.ndarray) -> np.ndarray:
 
 def _load(
     swap: Callable[[np.ndarray], np.ndarray] = _painted,
+    framing: Framing = AS_FOUND,
 ) -> convert.LoadSwapper:
     return lambda run, direction: types.SimpleNamespace(
-        swap=swap, size=(32, 24), channels=3
+        swap=swap, size=(32, 24), channels=3, framing=framing
     )
 
 
@@ -84,6 +87,25 @@ def test_a_photograph_gets_another_face_and_says_so(tmp_path: Path, capsys) -> N
     assert not changed.any()
     result = json.loads((out / "result.json").read_text())
     assert (result["converted"], result["faces"], result["left_out"]) == (1, 1, [])
+
+
+def test_a_network_gets_what_its_framing_says_but_for_scale(tmp_path: Path) -> None:
+    Image.fromarray(data.astronaut()).save(tmp_path / "photo.png")
+    boxes = []
+    for number, (framing, scale) in enumerate(
+        [(AS_FOUND, None), (Framing(1.5, 0.25, -0.5), None), (Framing(1.5), 2.0)]
+    ):
+        out = tmp_path / str(number)
+        config = _config([tmp_path / "photo.png"], out, scale=scale)
+        convert.run(config, _load(framing=framing))
+        row = json.loads((out / "metrics.jsonl").read_text())
+        ((left, top, width, height),) = row["boxes"]
+        boxes.append(np.array([left + width / 2, top + height / 2, height]))
+    face, framed, scaled = boxes
+    moved = face + face[2] * np.array([-0.5, 0.25, 0.5])
+    # Whole pixels, of a corner and of a length.
+    np.testing.assert_allclose(framed, moved, atol=1.5)
+    np.testing.assert_allclose(scaled, [*face[:2], 2 * face[2]], atol=1.5)
 
 
 def test_the_largest_face_or_all(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from skimage import color, data
 
 from experiments import face_swap_faces as faces
 from experiments.face_swap_faces import Box
+from experiments.face_swap_model import Framing
 
 RANDOM = np.random.default_rng(0)
 # Measured in the photograph by hand: the face from brow to chin.
@@ -85,9 +86,39 @@ def test_real_faces_of_many_people_are_found(real_data) -> None:
 
 
 def test_a_frame_has_the_proportions_of_the_network_around_the_same_middle() -> None:
-    box = faces.framed(Box(100, 50, 80, 80), 1.25, (96, 84))
+    box = faces.framed(Box(100, 50, 80, 80), Framing(1.25), (96, 84))
     assert box == Box(round(140 - 43.75), round(90 - 50), 88, 100)
-    assert faces.framed(Box(3, 4, 1, 1), 0.01, (9, 1)).width == 1
+    assert faces.framed(Box(3, 4, 1, 1), Framing(0.01), (9, 1)).width == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("rows", "columns"), [(1.1, 1.0), (1.6, 1.3)])
+def test_a_face_is_framed_as_in_the_pictures_that_were_learned(
+    rows: float, columns: float, channels: int
+) -> None:
+    # A crop around the face that is not in its middle, at three sizes, and as small
+    # as a network takes it.
+    photograph = Image.fromarray(data.astronaut())
+    top, left = ASTRONAUT.top - 20, ASTRONAUT.left - 15
+    crop = Box(left, top, round(columns * 110), round(rows * 110))
+    small = photograph.crop((left, top, left + crop.width, top + crop.height)).resize(
+        (round(64 * columns / rows), 64), Image.Resampling.BICUBIC
+    )
+    images = np.asarray(small.convert("RGB" if channels == 3 else "L"))
+    images = images.reshape(1, *images.shape[:2], channels)
+    framing = faces.framing(np.repeat(images, 5, axis=0))
+    assert framing is not None
+    for scale in (0.6, 1.0, 1.7):
+        side = round(512 * scale)
+        found = faces.detect(np.asarray(photograph.resize((side, side))))[0]
+        box = faces.framed(found, framing, images.shape[1:3])
+        # The cascade's windows grow by a tenth, so a height may be wrong by as much.
+        assert _overlap(Box(*(round(one / scale) for one in box)), crop) > 0.7
+
+
+def test_pictures_without_faces_say_nothing_of_framing() -> None:
+    nothing = np.full((40, 32, 28, 1), 128, np.uint8)
+    assert faces.framing(nothing) is None
 
 
 def test_the_ellipse_is_what_its_formula_says() -> None:
