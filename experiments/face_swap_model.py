@@ -271,6 +271,7 @@ def load_swapper(run: Path, direction: Direction = "a_to_b") -> Swapper:
     try:
         result = json.loads((run / "result.json").read_bytes())
         chosen = result["swapper"]
+        framings = chosen["framings"]
     except (OSError, ValueError, KeyError):
         raise errors.RunFolderError(
             f"{run}: the run is not finished (there is no whole result.json); go on "
@@ -283,7 +284,7 @@ def load_swapper(run: Path, direction: Direction = "a_to_b") -> Swapper:
     if direction == "b_to_a":
         first, second = second, first
     found = swapper(shape, variables, first, second, aligned=chosen["aligned"])
-    framing = chosen["framings"][first]
+    framing = framings[first]
     return found if framing is None else found._replace(framing=Framing(*framing))
 
 
