@@ -12,8 +12,9 @@ classical filters tuned on the training pictures.
 import dataclasses
 import functools
 import io
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ DIGITS, PHOTOGRAPHS = 3e-3, 1e-3
 NOISES: dict[str, Callable[[float], corruption.Corruption]] = {
     "gaussian": corruption.gaussian,
     "salt_and_pepper": corruption.salt_and_pepper,
-    "squares": lambda size: corruption.squares(int(size)),
+    "squares": lambda size: corruption.squares(_whole(size)),
     "blur": corruption.blur,
 }
 
@@ -98,6 +99,7 @@ def run(config: Config) -> int:
     _check(config)
     device = machine.select_device(config.device)
     dataset = loaded(config)
+    _fits(config, dataset, noises)
     console.say(f"data: {dataset.name}, {dataset.source}; on {device}")
     with train.RunFolder.open(
         config.out,
@@ -150,7 +152,7 @@ def parsed(name: str) -> corruption.Corruption | None:
         return None
     kind, _, strength = name.partition(":")
     try:
-        return NOISES[kind](float(strength))
+        return NOISES[kind](_strength(strength))
     except (KeyError, ValueError) as error:
         reason = f" ({error})" if isinstance(error, errors.ArgumentError) else ""
         raise errors.ArgumentError(
@@ -159,8 +161,49 @@ def parsed(name: str) -> corruption.Corruption | None:
         ) from None
 
 
+def _strength(text: str) -> float:
+    """A strength at which something is changed."""
+    strength = float(text)
+    if not (math.isfinite(strength) and strength > 0):
+        raise errors.ArgumentError(f"{text} is not a number above 0")
+    return strength
+
+
+def _whole(size: float) -> int:
+    if not size.is_integer():
+        raise errors.ArgumentError(f"{size} is not a whole number of pixels")
+    return int(size)
+
+
+def _fits(
+    config: Config,
+    dataset: data.Dataset,
+    noises: Mapping[str, corruption.Corruption | None],
+) -> None:
+    """Raises ArgumentError where the pictures have no size for what is asked."""
+    height, width = dataset.train.images.shape[1:3]
+    if height % 2 and width % 2:
+        raise errors.ArgumentError(
+            f"{dataset.name} has pictures of {height}x{width} pixels, but one side "
+            "must be even, or no pattern with a period of two pixels can be measured"
+            + (f"; give another --patch than {config.patch}" if config.data else "")
+        )
+    one = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
+    for name, noise in noises.items():
+        if noise is not None:
+            try:
+                jax.eval_shape(noise, jax.random.key(0), one)
+            except errors.ArgumentError as error:
+                raise errors.ArgumentError(f"--noises {name}: {error}") from None
+
+
 def _check(config: Config) -> None:
     commands.at_least_one(config, ("convolutions", "steps", "batch_size"))
+    commands.seeded(config)
+    if config.bottleneck is not None:
+        commands.at_least_one(config, ("bottleneck",))
+    if config.learning_rate is not None:
+        commands.positive(config, ("learning_rate",))
     for option in ("noises", "unpoolings", "widths"):
         values = getattr(config, option)
         if not values or len(set(values)) < len(values) and option != "widths":
@@ -205,10 +248,12 @@ def loaded(config: Config) -> data.Dataset:
 
     found = folder.read(folder.train, quarters).split
     test = folder.read(folder.validation, centre).split
+    # The first ones are shown, and should be of all classes.
+    mixed = commands.drawn(len(test.labels), len(test.labels), config.seed)
     return data.Dataset(
         config.data.name,
         data.Split(np.concatenate(found.images), np.repeat(found.labels, 4)),
-        test,
+        data.Split(test.images[mixed], test.labels[mixed]),
         folder.class_names,
         f"patches of {side}x{side} pixels",
     )
@@ -217,13 +262,13 @@ def loaded(config: Config) -> data.Dataset:
 def described(config: Config, dataset: data.Dataset) -> dict[str, Any]:
     """The stored config."""
     fields = dataclasses.asdict(config)
-    del fields["out"], fields["resume"], fields["overwrite"], fields["device"]
+    for name in ("data", "out", "resume", "overwrite", "device"):
+        del fields[name]
     return {
         "study": "autoencoder",
         **fields,
         "learning_rate": rate_of(config),
         "dataset": dataset.name,
-        "data": None if config.data is None else str(config.data),
         "dataset_sha256": data.fingerprint(dataset),
         **{name: list(fields[name]) for name in ("noises", "unpoolings", "widths")},
     }
@@ -292,7 +337,8 @@ class Bench:
     def _filtered(
         self, candidates: tuple[classical.Candidate, ...]
     ) -> tuple[dict[str, Any], np.ndarray]:
-        few = self._dataset.train.images[:TUNED_ON]
+        images = self._dataset.train.images
+        few = images[commands.drawn(len(images), TUNED_ON, self._config.seed)]
         best = classical.tuned(
             candidates, self._spoiled(few, 1), few.astype(np.float32) / 255
         )

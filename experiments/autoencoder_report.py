@@ -155,9 +155,14 @@ def _above(row: dict[str, Any]) -> str:
 
 
 def _white(shape: tuple[int, ...]) -> float:
-    """The checkerboard measure of white noise, for a period of 2."""
+    """The checkerboard measure of white noise, for a period of 2.
+
+    A row of the spectrum counts if the height is even, a column if the width is.
+    """
     height, width = shape
-    return (height + width - 1) / (height * width - 1)
+    even = height % 2 == 0, width % 2 == 0
+    counted = even[0] * width + even[1] * height - all(even)
+    return counted / (height * width - 1)
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -6,6 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flaxnets import console, data, errors, train
 
 
@@ -59,6 +61,12 @@ def seeded(config: Any) -> None:
         raise errors.ArgumentError(
             f"--seed is {config.seed}, but must be from 0 to {2**32 - 1}"
         )
+
+
+def drawn(count: int, limit: int, seed: int) -> np.ndarray:
+    """Places of at most `limit` of `count` pictures, which may lie class by class."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    return generator.permutation(count)[:limit]
 
 
 def bytes_of(megabytes: int | None) -> int | None:

@@ -129,22 +129,35 @@ def run(config: Config) -> int:
         ) as folder,
         train.Checkpoints(folder.path("checkpoints"), keep=KEPT) as checkpoints,
     ):
-        rows = folder.truncate_metrics() if folder.resumed else []
-        rows = rows[: len(checkpoints.steps())]
+        # A row is kept with its network: neither is there without the other.
+        kept = {
+            place: checkpoints.metadata(place)["row"] for place in checkpoints.steps()
+        }
+        if folder.resumed:
+            folder.truncate_metrics(-1)
+        rows = []
         began = time.perf_counter()
         trainer = Trainer(config, cases[0].shape, cases[0].people)
+        for case in cases:
+            for name, images in zip(case.people, case.train, strict=True):
+                if len(images) > trainer.strips:
+                    console.say(
+                        f"{case.name}: of the {len(images):,} pictures of {name} the "
+                        f"first {trainer.strips:,} are all that {config.steps} steps "
+                        f"of {config.batch_size} take; more --steps would take more"
+                    )
         scorers = [Scorer(case) for case in cases]
         jobs = jobs_of(config, cases)
         for place, job in enumerate(jobs):
-            if place >= len(rows):
+            if place in kept:
+                row = kept[place]
+            else:
                 row, variables = done(job, cases[job.case], trainer, scorers[job.case])
-                # A run that was killed between the two lines below saved it already.
-                if place not in checkpoints.steps():
-                    checkpoints.save(place, variables, metric=None, metadata={})
-                    checkpoints.wait()
-                rows.append({"step": place, **row})
-                folder.log(rows[-1])
-            console.say(line(rows[place]))
+                checkpoints.save(place, variables, metric=None, metadata={"row": row})
+                checkpoints.wait()
+            rows.append({"step": place, **row})
+            folder.log(rows[-1])
+            console.say(line(rows[-1]))
         table = table_of(rows)
         swapper = chosen(rows, table, trainer.shape)
         faces = dict(zip(cases[0].people, cases[0].train, strict=True))
@@ -186,6 +199,12 @@ def run(config: Config) -> int:
 
 def _check(config: Config) -> None:
     commands.at_least_one(config, ("pairs", "pictures", "steps", "batch_size", "code"))
+    commands.positive(config, ("learning_rate",))
+    commands.seeded(config)
+    if not 0 <= config.warp < 1:
+        raise errors.ArgumentError(
+            f"--warp is {config.warp}, but must be from 0 to below 1"
+        )
     if config.steps % LOOKS:
         raise errors.ArgumentError(
             f"--steps is {config.steps}, but must be a multiple of {LOOKS}"
@@ -195,9 +214,15 @@ def _check(config: Config) -> None:
         raise errors.ArgumentError(f"{given} is given without {missing}; give both")
     if config.a is not None and config.yale is not None:
         raise errors.ArgumentError("--yale is given with --a and --b; give one of them")
-    if not config.procedures:
+    if not config.procedures or len(set(config.procedures)) < len(config.procedures):
         raise errors.ArgumentError(
-            f"--procedures is empty; name some of {', '.join(PROCEDURES)}"
+            f"--procedures is {' '.join(config.procedures) or 'empty'}, but must name "
+            f"some of {', '.join(PROCEDURES)}, each once"
+        )
+    if not config.widths or min(config.widths) < 1:
+        raise errors.ArgumentError(
+            f"--widths is {' '.join(map(str, config.widths)) or 'empty'}, but must "
+            "be one number above 0 for each level"
         )
     whole = 2 ** len(config.widths)
     if config.size < 16 or config.size % whole:
@@ -269,6 +294,9 @@ class Trainer:
         config: of the study.
         shape: height, width and channels of the faces.
         people: the decoders' names.
+
+    Attributes:
+        strips: of pictures that an epoch takes, each of them four times.
     """
 
     def __init__(
@@ -280,6 +308,7 @@ class Trainer:
             (height, width), channels, config.widths, config.code, people
         )
         self._network = self.shape.network()
+        self.strips = config.steps // LOOKS * config.batch_size
 
     def new(self, number: int) -> Any:
         """Variables of a new network."""
@@ -324,10 +353,9 @@ class Trainer:
         config = self._config
         optimizer, schedule, step, restorer = self._prepared(people, frozen, warped)
         places = [case.people.index(name) for name in people]
-        wanted = config.steps // LOOKS * config.batch_size
         dataset = data.Dataset(
             case.name,
-            strips([case.train[place] for place in places], wanted),
+            strips([case.train[place] for place in places], self.strips),
             strips([case.test[place][:LOOKED_AT] for place in places], LOOKED_AT),
             ("faces",),
             "",

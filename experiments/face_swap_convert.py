@@ -111,7 +111,7 @@ def run(config: ConvertConfig, load_swapper: LoadSwapper) -> int:
     began = time.perf_counter()
     with train.RunFolder.open(
         config.out,
-        described(config),
+        described(config, swapper),
         resume=config.resume,
         overwrite=config.overwrite,
     ) as folder:
@@ -154,6 +154,7 @@ def run(config: ConvertConfig, load_swapper: LoadSwapper) -> int:
                 f"{problems[0]}"
             )
         result = {
+            "run": str(config.run),
             "pictures": len(jobs),
             "converted": len(jobs) - len(problems),
             "faces": sum(len(row["boxes"]) for row in done),
@@ -322,17 +323,19 @@ def _checked(config: ConvertConfig) -> face_swap_faces.Box | Literal["whole"] | 
     return box
 
 
-def described(config: ConvertConfig) -> dict[str, Any]:
+def described(config: ConvertConfig, swapper: Swapper) -> dict[str, Any]:
     """What a conversion is, for comparing it at a resume."""
     chosen = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if field.name not in ("out", "on_bad_image", "resume", "overwrite", "device")
+        if field.name
+        not in ("run", "out", "on_bad_image", "resume", "overwrite", "device")
     }
     return {
         "study": "face_swap_convert",
         **chosen,
-        "run": str(config.run),
+        "network_sha256": swapper.sha256,
+        "framing": list(swapper.framing),
         "images": [str(path) for path in config.images],
     }
 

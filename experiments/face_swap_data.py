@@ -94,7 +94,8 @@ def yale(path: Path, *, size: int, seed: int) -> Case:
         seed: of the lights that are set aside, and of the orders.
 
     Raises:
-        DataError: the file is damaged, or people have other lights than one another.
+        DataError: the file is damaged, people have other lights than one another, or
+            one twice.
     """
     held = npz.arrays(path, ("images", "person", "azimuth", "elevation"))
     images, person = held["images"], held["person"]
@@ -103,7 +104,7 @@ def yale(path: Path, *, size: int, seed: int) -> Case:
             f"{path}: images are {images.dtype}{list(images.shape)} and person is "
             f"{list(person.shape)}, expected uint8[N, H, W] and [N]"
         )
-    lights = np.stack([held["azimuth"], held["elevation"]], axis=1).astype(int)
+    lights = np.stack([held["azimuth"], held["elevation"]], axis=1).astype(float)
     numbers = sorted(set(person.tolist()))
     sorted_ = [
         np.flatnonzero(person == one)[
@@ -117,6 +118,12 @@ def yale(path: Path, *, size: int, seed: int) -> Case:
             "people or more, each once under each light"
         )
     count = len(sorted_[0])
+    different = len(np.unique(lights[sorted_[0]], axis=0))
+    if different < count:
+        raise errors.DataError(
+            f"{path}: {count} pictures of each person under {different} lights; "
+            "expected one under each, since a light that is set aside must not be seen"
+        )
     if count < TEST_LIGHTS + FEWEST:
         raise errors.DataError(
             f"{path}: {count} lights are too few; {TEST_LIGHTS} of them are to be set "
@@ -142,7 +149,7 @@ def own(first: Path, second: Path, *, size: int, seed: int) -> Case:
 
     The middle square of each picture is brought to the size; grey pictures and
     transparent ones are taken as `data.pictures.read_image` reads them. What cannot be
-    read is named and left out. A share is set aside.
+    read is named and left out, and copies are counted. A share is set aside.
 
     Args:
         first, second: the folders; what lies in folders below them counts.
@@ -150,13 +157,19 @@ def own(first: Path, second: Path, *, size: int, seed: int) -> Case:
         seed: of what is set aside.
 
     Raises:
-        ArgumentError: both are the same folder.
+        ArgumentError: both are the same folder, or one lies in the other.
         DataError: a folder is missing, or too few pictures in it can be read.
     """
     if first.resolve() == second.resolve():
         raise errors.ArgumentError(
             f"--a and --b are both {first}; give the folders of two people"
         )
+    for inner, outer in ((first, second), (second, first)):
+        if inner.resolve().is_relative_to(outer.resolve()):
+            raise errors.ArgumentError(
+                f"{inner} lies in {outer}, so that its pictures would be of both "
+                "people; give folders that lie beside each other"
+            )
     train, test = [], []
     for place, (option, path) in enumerate((("--a", first), ("--b", second))):
         images = _read(option, path, size)
@@ -188,6 +201,11 @@ def _read(option: str, path: Path, size: int) -> np.ndarray:
         for message in read.skipped:
             console.say(f"left out: {message}")
         images = read.split.images
+        # A copy could lie on both sides of what is set aside.
+        once = {image.tobytes(): place for place, image in enumerate(images)}
+        if len(once) < len(images):
+            console.say(f"left out: {len(images) - len(once)} copies in {path}")
+            images = images[sorted(once.values())]
     if len(images) < FEWEST:
         raise errors.DataError(
             f"{option} {path}: {len(images)} pictures ({', '.join(folders.SUFFIXES)}) "

@@ -61,11 +61,12 @@ class Shape:
 
 
 def strips(faces: Sequence[np.ndarray], count: int) -> Split:
-    """Pictures of several people as one, each below the other; never the same pairs.
+    """Pictures of several people as one, each below the other.
 
     Args:
         faces: of each person, uint8[N, H, W, C]; the numbers N may differ.
-        count: strips to make; each person's pictures are used equally often.
+        count: strips to make; of a person with fewer pictures each is used about
+            equally often, of one with more the first ones.
 
     Returns:
         uint8[count, K * H, W, C], and labels that are all 0.
@@ -140,12 +141,14 @@ class Swapper(NamedTuple):
         size: H and W.
         channels: C.
         framing: of the faces that it was trained to take.
+        sha256: of the network's parameters and what else the swap depends on.
     """
 
     swap: Callable[[np.ndarray], np.ndarray]
     size: tuple[int, int]
     channels: int
     framing: Framing = Framing()
+    sha256: str = ""
 
 
 def with_codes(
@@ -242,7 +245,7 @@ def swapper(
         found = _translator(shape).predict(given, faces)
         return np.rint(255 * np.clip(found, 0, 1)).astype(np.uint8)
 
-    return Swapper(swap, shape.size, shape.channels)
+    return Swapper(swap, shape.size, shape.channels, sha256=params.fingerprint(given))
 
 
 def load_swapper(run: Path, direction: Direction = "a_to_b") -> Swapper:

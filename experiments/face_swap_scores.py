@@ -48,13 +48,14 @@ class PoseReader:
 
 
 def _coarse(images: np.ndarray) -> np.ndarray:
-    """Means over blocks, normalised, f64[N, D]."""
-    count, height, width, channels = images.shape
-    rows, columns = height // COARSE, width // COARSE
-    blocks = images[:, : rows * COARSE, : columns * COARSE].reshape(
-        count, COARSE, rows, COARSE, columns, channels
-    )
-    flat = blocks.mean(axis=(2, 4)).reshape(count, -1)
+    """Means over blocks that are as even as they can be, normalised, f64[N, D]."""
+    means = images.astype(np.float64)
+    for axis in (1, 2):
+        ends = np.arange(COARSE + 1) * images.shape[axis] // COARSE
+        sums = np.add.reduceat(means, ends[:-1], axis=axis)
+        sizes = np.diff(ends)
+        means = sums / np.expand_dims(sizes, tuple({0, 1, 2, 3} - {axis}))
+    flat = means.reshape(len(images), -1)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
 

@@ -14,7 +14,7 @@ give back, the network has forgotten, or holds in a form that this mirror cannot
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -80,11 +80,11 @@ def run(config: Config) -> int:
     """Trains a decoder for each endpoint, and reports."""
     endpoints = _checked(config)
     device = machine.select_device(config.device)
-    dataset, prepare = pictures_of(config)
+    dataset, whole, prepare = pictures_of(config)
     shape = dataset.train.images.shape[1:]
     data.steps_per_epoch(len(dataset.train.labels), config.batch_size)
     encoder = inversion.encoder_of(
-        config.backbone, config.weights, dataset, prepare, config.seed
+        config.backbone, config.weights, whole, prepare, config.seed
     )
     console.say(
         f"data: {dataset.name}, {len(dataset.train.labels):,} pictures of "
@@ -134,6 +134,8 @@ def run(config: Config) -> int:
 def _checked(config: Config) -> tuple[str, ...]:
     """The endpoints, once what was asked for can be done."""
     commands.at_least_one(config, ("pictures", "test_pictures", "epochs", "batch_size"))
+    commands.positive(config, ("learning_rate",))
+    commands.seeded(config)
     module = inversion.module_of(config.backbone)
     endpoints = config.endpoint or models.pooling_levels(module)
     if len(set(endpoints)) < len(endpoints):
@@ -145,10 +147,23 @@ def _checked(config: Config) -> tuple[str, ...]:
     return endpoints
 
 
-def pictures_of(
-    config: Config,
-) -> tuple[data.Dataset, preprocessing.Preprocessing]:
-    """The pictures, as many as are asked for, and what the weights ask for."""
+class Pictures(NamedTuple):
+    """What decoders are trained and measured with.
+
+    Attributes:
+        dataset: as many pictures as are asked for.
+        whole: the data set that they were drawn from, by which a run is known; of
+            photographs only those that were read.
+        prepare: what the weights ask for.
+    """
+
+    dataset: data.Dataset
+    whole: data.Dataset
+    prepare: preprocessing.Preprocessing
+
+
+def pictures_of(config: Config) -> Pictures:
+    """Draws the pictures."""
     cnn = config.backbone == inversion.CNN
     name = config.data or ("auto" if cnn else None)
     prepare = setup.preparation(
@@ -157,36 +172,31 @@ def pictures_of(
     limits = config.pictures, config.test_pictures
     parts = []
     if name and (name in NAMED or name.startswith("tfds:") or name.endswith(".npz")):
-        dataset = data.load(name)
-        splits = dataset.train, dataset.test
+        whole = data.load(name)
+        splits = whole.train, whole.test
         for split, limit in zip(splits, limits, strict=True):
-            chosen = _some(len(split.labels), limit, config.seed)
+            chosen = commands.drawn(len(split.labels), limit, config.seed)
             parts.append(data.Split(split.images[chosen], split.labels[chosen]))
-        dataset = dataset._replace(train=parts[0], test=parts[1])
+        dataset = whole._replace(train=parts[0], test=parts[1])
     else:
         path = setup.located(Path(name) if name else None)
         folder = data.image_folder(path, seed=config.seed)
         listings = folder.train, folder.validation
         for listing, limit in zip(listings, limits, strict=True):
-            chosen = _some(len(listing), limit, config.seed)
+            chosen = commands.drawn(len(listing), limit, config.seed)
             some = data.Listing(listing[place] for place in chosen.tolist())
             parts.append(folder.read(some, prepare.cropped).split)
         dataset = data.Dataset(
             path.stem, parts[0], parts[1], folder.class_names, str(path)
         )
+        whole = dataset
     channels = dataset.train.images.shape[-1]
     if not cnn and channels != 3:
         raise errors.ArgumentError(
             f"--data {name} has pictures of {channels} channel, but {config.backbone} "
             "takes 3; give photographs, or --backbone cnn"
         )
-    return dataset, prepare
-
-
-def _some(count: int, limit: int, seed: int) -> np.ndarray:
-    """Places of at most `limit` pictures, drawn by a seed."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
-    return generator.permutation(count)[:limit]
+    return Pictures(dataset, whole, prepare)
 
 
 def described(

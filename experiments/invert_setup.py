@@ -61,6 +61,13 @@ def encoder_of(
 ) -> Encoder:
     """The network with its weights.
 
+    Args:
+        backbone: its name.
+        weights: see `invert.Config.weights`.
+        dataset: the pictures that it tells apart, all of them.
+        prepare: what the weights ask for.
+        seed: of random weights.
+
     Raises:
         ArgumentError: there are no such weights, or they are for other pictures.
     """

@@ -84,7 +84,7 @@ class RunFolder:
             directory: made if absent.
             config: what the run is; stored, and compared at a resume.
             resume: go on with the run that is there; without one, begin it.
-            overwrite: remove the run that is there first.
+            overwrite: remove the run that is there first; not that of another study.
             defaults: values that options had before they existed, for resuming runs
                 of an older flaxnets.
 
@@ -193,11 +193,22 @@ class RunFolder:
                 f"{here} holds {', '.join(held)}, but no {CONFIG}, so it is not a run "
                 "to be replaced; choose another folder with --out"
             )
+        if held:
+            self._same_study(config)
         with files.writing(here):
             for path in map(self.path, OWN):
                 whole = path.is_dir() and not path.is_symlink()
                 shutil.rmtree(path) if whole else path.unlink(missing_ok=True)
         self.write_json(CONFIG, {_VERSION: flaxnets.__version__, **config})
+
+    def _same_study(self, config: Mapping[str, Any]) -> None:
+        """Raises RunFolderError where the run is one that another study reads."""
+        stored = read_config(self._directory).get("study")
+        if stored != config.get("study"):
+            raise errors.RunFolderError(
+                f"{self._directory} holds a run of another study, {stored}, which "
+                "--overwrite does not replace; choose another folder with --out"
+            )
 
     def _compare(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         stored = read_config(self._directory)

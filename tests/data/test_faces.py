@@ -66,10 +66,12 @@ def test_light_adds_up() -> None:
     )
     first, second, double = faces.render(PERSON, lights, SIZE)
     np.testing.assert_allclose(double, 2 * second, atol=1e-5)
-    # Both together is what a renderer with two lights would give: the ambient part
-    # alone, and each light's own part.
+    # What comes from everywhere and what comes from one side, each alone.
+    side = {"light_azimuth": -50.0, "light": 0.4, "yaw": 15.0}
     dark = faces.render(PERSON, _views(light=0.0, ambient=0.1, yaw=15.0), SIZE)[0]
-    assert (first >= dark - 1e-6).all()
+    lit = faces.render(PERSON, _views(ambient=0.0, **side), SIZE)[0]
+    assert dark.max() > 0.02 and lit.max() > 0.02
+    np.testing.assert_allclose(first, dark + lit, atol=1e-5)
     assert faces.render(PERSON, _views(light=0.0, ambient=0.0), SIZE).max() == 0
 
 

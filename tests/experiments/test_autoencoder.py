@@ -1,5 +1,6 @@
 """The study of autoencoders, whole, at small size."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 from experiments import autoencoder, autoencoder_report, classical
 from flaxnets import data, errors
 from flaxnets.data import corruption
+from flaxnets.train import similarity
 
 pytestmark = pytest.mark.usefixtures("hardly_optimised")
 
@@ -65,7 +67,7 @@ def test_it_leaves_a_table_pictures_and_codes_and_goes_on(
 
 
 def test_photographs_give_patches_of_their_middle(tmp_path: Path) -> None:
-    generator = np.random.default_rng(0)
+    generator, others = np.random.default_rng(0), {}
     for split, name in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "b")):
         folder = tmp_path / "pictures" / split / name
         folder.mkdir(parents=True)
@@ -73,8 +75,8 @@ def test_photographs_give_patches_of_their_middle(tmp_path: Path) -> None:
         Image.fromarray(picture).save(folder / "1.png")
         if (split, name) == ("train", "a"):
             first = picture
-        if (split, name) == ("test", "a"):
-            other = picture
+        if split == "test":
+            others[name] = picture
     config = autoencoder.Config(data=tmp_path / "pictures", patch=16)
     found = autoencoder.loaded(config)
     assert found.train.images.shape == (8, 16, 16, 3)
@@ -83,7 +85,55 @@ def test_photographs_give_patches_of_their_middle(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.train.images[0], first[:16, 8:24])
     np.testing.assert_array_equal(found.train.images[1], first[:16, 24:40])
     np.testing.assert_array_equal(found.train.images[2], first[16:, 8:24])
-    np.testing.assert_array_equal(found.test.images[0], other[8:24, 16:32])
+    # The shown ones are the first, so they do not lie class by class.
+    orders = set()
+    for seed in range(8):
+        test = autoencoder.loaded(dataclasses.replace(config, seed=seed)).test
+        for image, label in zip(test.images, test.labels, strict=True):
+            np.testing.assert_array_equal(image, others["ab"[label]][8:24, 16:32])
+        orders.add(tuple(test.labels.tolist()))
+    assert orders == {(0, 1), (1, 0)}
+
+
+def test_sizes_that_cannot_be_measured_are_refused_at_once(tmp_path: Path) -> None:
+    images = np.zeros((20, 27, 29), np.uint8)
+    arrays = {"x_train": images, "y_train": np.arange(20) % 2}
+    path = tmp_path / "odd.npz"
+    np.savez(path, **arrays, x_test=images, y_test=arrays["y_train"])
+    out = tmp_path / "run"
+    with pytest.raises(errors.ArgumentError, match="of 27x29 pixels.*must be even"):
+        autoencoder.run(_config(out, dataset=str(path)))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 27), (9, 8)])
+def test_white_noise_has_the_checkerboard_s_share_that_the_page_says(shape) -> None:
+    noise = np.random.default_rng(0).normal(size=(400, *shape, 1))
+    found = similarity.checkerboard(noise)
+    # 400 pictures: their mean share lies within a few percent of the expected one.
+    assert found == pytest.approx(autoencoder_report._white(shape), rel=0.05)
+
+
+def test_filters_are_tuned_on_pictures_of_all_classes() -> None:
+    """Of pictures that lie class by class, the first ones would be of one class."""
+    images = np.repeat(np.arange(2, dtype=np.uint8), 500).reshape(-1, 1, 1, 1)
+    split = data.Split(np.broadcast_to(images, (1000, 16, 16, 1)), images.reshape(-1))
+    dataset = data.Dataset("two", split, split, ("a", "b"), "")
+    config = autoencoder.Config()
+    bench = autoencoder.Bench(config, dataset, corruption.gaussian(0.1))
+    seen = []
+
+    def tuned(candidates, noisy, clean):
+        seen.append(clean)
+        return candidates[0]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(classical, "tuned", tuned)
+        patched.setattr(classical, "applied", lambda best, noisy: noisy)
+        next(m for m in bench.methods() if m.name == "median").make()
+    (clean,) = seen
+    assert len(clean) == autoencoder.TUNED_ON
+    assert 16 < (clean > 0).any(axis=(1, 2, 3)).sum() < 48
 
 
 @pytest.mark.parametrize(
@@ -91,7 +141,17 @@ def test_photographs_give_patches_of_their_middle(tmp_path: Path) -> None:
     [
         ({"noises": ("gausian:0.5",)}, "'gausian:0.5', which is no noise; expected"),
         ({"noises": ("gaussian",)}, "'gaussian', which is no noise; expected"),
-        ({"noises": ("gaussian:-1",)}, r"\(sigma is -1.0, but must not be negative\)"),
+        ({"noises": ("gaussian:-1",)}, r"noise \(-1 is not a number above 0\)"),
+        ({"noises": ("gaussian:0",)}, r"\(0 is not a number above 0\)"),
+        ({"noises": ("blur:inf",)}, r"\(inf is not a number above 0\)"),
+        ({"noises": ("squares:7.5",)}, r"\(7.5 is not a whole number of pixels\)"),
+        (
+            {"noises": ("none", "squares:40")},
+            "--noises squares:40: .* 40 pixels do not",
+        ),
+        ({"bottleneck": 0}, "--bottleneck is 0"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
         ({"noises": ("none", "none")}, "--noises is none none"),
         ({"unpoolings": ()}, "--unpoolings is empty"),
         ({"steps": 0}, "--steps is 0"),

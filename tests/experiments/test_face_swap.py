@@ -1,6 +1,7 @@
 """The face swap, whole, at small size, and the parts that it is made of."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -60,19 +61,29 @@ def test_a_run_leaves_scores_faces_and_a_network_and_resumes(tmp_path: Path) -> 
     with pytest.raises(errors.ArgumentError, match="takes uint8"):
         swapper.swap(case.test[0][:, :8])
 
-    # Killed in the second training, it goes on there and ends the same.
+    # Killed in the second training, or with a network lost, it trains what is missing
+    # and ends the same.
     lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
     assert len(lines) == 2
-    (out / "metrics.jsonl").write_text(lines[0] + lines[1][:20])
-    (out / "result.json").unlink()
-    with pytest.raises(errors.RunFolderError, match="not finished"):
-        face_swap_model.load_swapper(out)
-    assert face_swap.run(_config(out, resume=True)) == 0
-    again = json.loads((out / "result.json").read_text())
-    for row in (*result["table"], *again["table"]):
+    for row in result["table"]:
         del row["seconds"]
-    assert again["table"] == result["table"]
-    assert again["swapper"] == result["swapper"]
+    for lost, written in ((1, lines[0] + lines[1][:20]), (0, "".join(lines))):
+        shutil.rmtree(out / f"checkpoints/{lost}")
+        (out / "metrics.jsonl").write_text(written)
+        (out / "result.json").unlink()
+        with pytest.raises(errors.RunFolderError, match="not finished"):
+            face_swap_model.load_swapper(out)
+        assert face_swap.run(_config(out, resume=True)) == 0
+        again = json.loads((out / "result.json").read_text())
+        for row in again["table"]:
+            del row["seconds"]
+        assert again["table"] == result["table"]
+        assert again["swapper"] == result["swapper"]
+        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        assert [row["step"] for row in rows] == [0, 1]
+        renewed = face_swap_model.load_swapper(out)
+        assert renewed.sha256 == swapper.sha256
+    assert swapper.sha256 != face_swap_model.load_swapper(out, "b_to_a").sha256
     # The faces in the pictures are found, and a network says how they lie in them.
     scale, down, across = result["swapper"]["framings"]["a"]
     assert swapper.framing == (scale, down, across)
@@ -179,6 +190,25 @@ def test_pose_is_read_from_pictures_and_wrong_ones_show() -> None:
     assert not set(map(tuple, case.poses[1])) & set(map(tuple, case.poses[0]))
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 16), (24, 40)])
+def test_poses_are_read_from_whole_pictures(height: int, width: int) -> None:
+    """Block by block against a loop, also where blocks are of several sizes."""
+    images = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), np.uint8)
+    found = face_swap_scores._coarse(images)
+    means = [
+        image[
+            height * row // 16 : height * (row + 1) // 16,
+            width * column // 16 : width * (column + 1) // 16,
+        ].mean(axis=(0, 1))
+        for image in images
+        for row in range(16)
+        for column in range(16)
+    ]
+    flat = np.reshape(means, (2, -1))
+    flat = (flat - flat.mean(axis=1, keepdims=True)) / flat.std(axis=1, keepdims=True)
+    np.testing.assert_allclose(found, flat, atol=1e-12)
+
+
 def _yale(path: Path, **changed) -> Path:
     lights = 30
     azimuth, elevation = np.arange(lights, dtype=np.int16), np.zeros(lights, np.int16)
@@ -214,6 +244,10 @@ def test_yale_has_the_same_lights_aside_for_everyone(tmp_path: Path) -> None:
     _yale(tmp_path / "odd.npz", azimuth=np.arange(90, dtype=np.int16))
     with pytest.raises(errors.DataError, match="do not have the same lights"):
         face_swap_data.yale(tmp_path / "odd.npz", size=16, seed=0)
+    twice = np.tile(np.arange(30, dtype=np.int16) // 2, 3)
+    _yale(tmp_path / "twice.npz", azimuth=twice)
+    with pytest.raises(errors.DataError, match="30 pictures .* under 15 lights"):
+        face_swap_data.yale(tmp_path / "twice.npz", size=16, seed=0)
 
 
 def _folder(path: Path, modes: list[str], *, colour: int) -> Path:
@@ -237,6 +271,12 @@ def test_own_pictures_of_any_size_and_kind(tmp_path: Path, capsys) -> None:
     assert [len(images) for images in case.test] == [2, 2]
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("left out: ") and "broken.jpg" in line
+    # A copy is not another picture, and may not lie on both sides of what is set aside.
+    for number in range(2):
+        shutil.copy(second / "0.png", second / f"copy{number}.png")
+    again = face_swap_data.own(first, second, size=16, seed=0)
+    assert f"left out: 2 copies in {second}" in capsys.readouterr().out
+    assert [len(images) for images in again.train] == [8, 8]
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
@@ -252,6 +292,9 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     fails(single, errors.DataError, "--b .*single: 1 pictures .* at least 8")
     fails(tmp_path / "empty", errors.DataError, "--b .*empty: 0 pictures")
     fails(good, errors.ArgumentError, "both")
+    fails(tmp_path, errors.ArgumentError, f"{good} lies in {tmp_path}")
+    inner = _folder(good / "inner", ["RGB"] * 8, colour=4)
+    fails(inner, errors.ArgumentError, f"{inner} lies in {good}")
 
 
 @pytest.mark.parametrize(
@@ -264,6 +307,11 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         ({"size": 17}, "--size is 17, but must be a multiple of 2 from 16 on"),
         ({"pairs": 0}, "--pairs is 0"),
         ({"procedures": ()}, "--procedures is empty"),
+        ({"procedures": ("joint", "joint")}, "--procedures is joint joint"),
+        ({"widths": ()}, "--widths is empty"),
+        ({"warp": -0.1}, "--warp is -0.1"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"seed": -1}, "--seed is -1"),
     ],
 )
 def test_what_cannot_be_asked_for(options, message: str, tmp_path: Path) -> None:

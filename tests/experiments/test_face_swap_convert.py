@@ -5,7 +5,6 @@ import os
 import resource
 import shlex
 import signal
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 from experiments import face_swap_convert as convert
-from experiments.face_swap_model import Framing
+from experiments.face_swap_model import Framing, Swapper
 from flaxnets import errors
 from flaxnets.data import pictures, provenance
 
@@ -31,10 +30,9 @@ def _painted(faces: np.ndarray) -> np.ndarray:
 def _load(
     swap: Callable[[np.ndarray], np.ndarray] = _painted,
     framing: Framing = AS_FOUND,
+    sha256: str = "12ab",
 ) -> convert.LoadSwapper:
-    return lambda run, direction: types.SimpleNamespace(
-        swap=swap, size=(32, 24), channels=3, framing=framing
-    )
+    return lambda run, direction: Swapper(swap, (32, 24), 3, framing, sha256)
 
 
 def _config(images, out: Path, **options) -> convert.ConvertConfig:
@@ -255,6 +253,10 @@ def test_a_killed_conversion_goes_on_where_it_was(
         convert.run(
             _config([photographs], out, box="whole", mark="none", resume=True),
             _load(),
+        )
+    with pytest.raises(errors.RunFolderError, match="network_sha256 is '34cd'"):
+        convert.run(
+            _config([photographs], out, box="whole", resume=True), _load(sha256="34cd")
         )
     calls.clear()
     assert (

@@ -1,5 +1,6 @@
 """The study of inverted networks, whole, at small size."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def test_photographs_are_drawn_by_the_seed_and_prepared(tmp_path: Path) -> None:
         config = _config(
             tmp_path, data=str(tmp_path), backbone="vgg11", size=32, **options
         )
-        return invert.pictures_of(config)[0]
+        return invert.pictures_of(config).dataset
 
     few = drawn(pictures=6, test_pictures=3)
     assert few.train.images.shape == (6, 32, 32, 3)
@@ -175,17 +176,40 @@ def test_photographs_are_drawn_by_the_seed_and_prepared(tmp_path: Path) -> None:
     assert not np.array_equal(other.train.images, few.train.images)
 
 
-def test_the_weights_of_a_run(tmp_path: Path) -> None:
-    dataset = _dataset()
-    module = invert_setup.module_of("cnn", 2)
-    variables = params.initialize(module, jax.random.key(3), (1, 16, 18, 1))
+def _run(path: Path, dataset: data.Dataset) -> Any:
+    """What a run of experiments.mnist leaves; returns its network's variables."""
+    module = invert_setup.module_of("cnn", len(dataset.class_names))
+    shape = (1, *dataset.train.images.shape[1:])
+    variables = params.initialize(module, jax.random.key(3), shape)
     optimizer, _ = optimizers.make("sgd", learning_rate=0.1, total_steps=1)
     state = train.create(variables, optimizer, key=jax.random.key(0))
-    with train.Checkpoints(tmp_path / "checkpoints") as checkpoints:
+    with train.Checkpoints(path / "checkpoints") as checkpoints:
         checkpoints.save(0, state, metric=None, metadata={})
     config = {"study": "mnist", "dataset": "a, b"}
     config["dataset_sha256"] = data.fingerprint(dataset)
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (path / "config.json").write_text(json.dumps(config))
+    return variables
+
+
+def test_a_run_is_inverted_with_some_of_its_pictures(tmp_path: Path) -> None:
+    """Fewer than it was trained on, and it is still known to be trained on them."""
+    source = tmp_path / "mnist"
+    variables = _run(source, data.load("digits"))
+    config = _config(tmp_path, weights=str(source), endpoint=("pool1",), epochs=1)
+    assert invert.run(config) == 0
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["encoder_sha256"] == params.fingerprint(jax.device_get(variables))
+    assert (result["train_pictures"], result["test_pictures"]) == (64, 16)
+    # The run itself is not written over.
+    into = dataclasses.replace(config, out=source, overwrite=True)
+    with pytest.raises(errors.RunFolderError, match="holds a run of another study, mn"):
+        invert.run(into)
+    assert (source / "checkpoints/0").is_dir()
+
+
+def test_the_weights_of_a_run(tmp_path: Path) -> None:
+    dataset = _dataset()
+    variables = _run(tmp_path, dataset)
     prepare = invert.setup.preparation("cnn", "none", 32)
     encoder = invert_setup.encoder_of("cnn", str(tmp_path), dataset, prepare, 0)
     assert encoder.fingerprint() == params.fingerprint(jax.device_get(variables))
@@ -209,6 +233,7 @@ def test_the_weights_of_a_run(tmp_path: Path) -> None:
         ({"data": "pictures.zip"}, "pictures.zip: there is no such folder or zip"),
         ({"weights": "imagenet"}, "--weights imagenet: there is no such folder"),
         ({"epochs": 0}, "--epochs is 0"),
+        ({"seed": -1}, "--seed is -1"),
         ({"batch_size": 65}, "batch_size is 65"),
     ],
 )

@@ -31,6 +31,9 @@ def test_the_restorer_means_over_every_image_whatever_the_batch_size() -> None:
         assert found["loss"] == pytest.approx(error.mean(), rel=1e-5)
         assert found["psnr"] == pytest.approx(-10 * np.log10(error).mean(), rel=1e-5)
         assert found["ssim"] == pytest.approx(float(similar.mean()), rel=1e-5)
+    restorer = train.Restorer(halved, distance=reconstruction.dissimilarity)
+    loss = restorer.evaluate(HALF, IMAGES)["loss"]
+    assert loss == pytest.approx(1 - float(similar.mean()), rel=1e-5)
 
 
 def test_each_image_is_spoiled_by_its_place_whatever_the_batch_size() -> None:

@@ -77,6 +77,17 @@ def test_overwrite_removes_the_run_and_nothing_else(tmp_path) -> None:
     assert read_config(tmp_path)["seed"] == 1
 
 
+def test_overwrite_spares_what_another_study_left(tmp_path) -> None:
+    """Such as the network that this one is about to read."""
+    with RunFolder.open(tmp_path, {**CONFIG, "study": "mnist"}) as folder:
+        folder.log({"step": 1})
+    for other in (CONFIG, {**CONFIG, "study": "invert"}):
+        with pytest.raises(errors.RunFolderError, match="another study, mnist, which"):
+            RunFolder.open(tmp_path, other, overwrite=True)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
+    assert read_config(tmp_path)["study"] == "mnist"
+
+
 def test_resume_with_other_options_names_them(tmp_path) -> None:
     begin(tmp_path, CONFIG)
     with pytest.raises(errors.RunFolderError, match="learning_rate is 0.2, was 0.1"):
