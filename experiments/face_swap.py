@@ -29,6 +29,7 @@ from experiments import (
     face_swap_report,
 )
 from experiments.face_swap_model import (
+    Sees,
     Shape,
     in_strips,
     load_swapper,
@@ -81,6 +82,9 @@ class Config:
     """Kernels of the encoder's levels, each of which halves the picture."""
     code: int = 64
     """Numbers that a face becomes."""
+    sees: Sees = "edges"
+    """What the encoder is given: edges, the same whichever side is brighter, or the
+    pictures as they are."""
     warp: float = 0.01
     """Deviation of the random warps, as a share of the side; programs whose faces are
     found in photographs take 0.03."""
@@ -126,6 +130,7 @@ def run(config: Config) -> int:
             described(config, cases),
             resume=config.resume,
             overwrite=config.overwrite,
+            defaults={"sees": "pictures"},
         ) as folder,
         train.Checkpoints(folder.path("checkpoints"), keep=KEPT) as checkpoints,
     ):
@@ -305,9 +310,8 @@ class Trainer:
         self._config = config
         height, width, channels = shape
         self.shape = Shape(
-            (height, width), channels, config.widths, config.code, people
+            (height, width), channels, config.widths, config.code, people, config.sees
         )
-        self._network = self.shape.network()
         self.strips = config.steps // LOOKS * config.batch_size
 
     def new(self, number: int) -> Any:
@@ -325,7 +329,7 @@ class Trainer:
             schedule="onecycle",
             total_steps=config.steps,
         )
-        apply = own_decoders(self._network, people)
+        apply = own_decoders(self.shape, people)
         change = [warping.jolt(**JOLT)]
         if config.yale is not None:
             change.append(blended_lights(len(people)))

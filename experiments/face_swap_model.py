@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flaxnets import errors, models, params, train
+from flaxnets import errors, models, ops, params, train
 from flaxnets.data import Split
 from flaxnets.train import reconstruction
 
 Direction = Literal["a_to_b", "b_to_a"]
+Sees = Literal["edges", "pictures"]
 DIRECTIONS: tuple[Direction, ...] = ("a_to_b", "b_to_a")
 # Faces per compiled call.
 AT_ONCE = 20
@@ -31,6 +32,7 @@ class Shape:
         widths: kernels of the encoder's levels, each of which halves the picture.
         code: numbers that a face becomes.
         names: of the decoders.
+        sees: what the encoder is given; see `seen`.
     """
 
     size: tuple[int, int]
@@ -38,6 +40,7 @@ class Shape:
     widths: tuple[int, ...] = (32, 64, 128, 128)
     code: int = 64
     names: tuple[str, ...] = ("a", "b")
+    sees: Sees = "pictures"
 
     def network(self) -> models.SharedAutoencoder:
         """The encoder and the decoders."""
@@ -57,7 +60,26 @@ class Shape:
 
     def initialize(self, key: jax.Array) -> Any:
         """Variables of a new network."""
-        return params.initialize(self.network(), key, (1, *self.size, self.channels))
+        one = jax.ShapeDtypeStruct((1, *self.size, self.channels), np.float32)
+        return params.initialize(
+            self.network(), key, jax.eval_shape(self.seen, one).shape
+        )
+
+    def seen(self, images: jax.Array) -> jax.Array:
+        """What the encoder is given of images f32[..., H, W, C].
+
+        Of two people whose hair and skin are the one light and dark and the other dark
+        and light, an encoder of pictures calls the one's turn to the left the other's
+        to the right: in both something bright moves to the right. Edges are alike in
+        both, and a picture's mean brightness tells how strong the light is.
+        """
+        if self.sees == "pictures":
+            return images
+        around = max(1, min(self.size) // 8 * 2 - 1)
+        edges = ops.unsigned_gradients(images, neighbourhood=around)
+        brightness = images.mean(axis=(-3, -2, -1), keepdims=True)
+        shape = (*images.shape[:-1], 1)
+        return jnp.concatenate([edges, jnp.broadcast_to(brightness, shape)], axis=-1)
 
 
 def strips(faces: Sequence[np.ndarray], count: int) -> Split:
@@ -85,13 +107,12 @@ def strip_of(people: jax.Array) -> jax.Array:
     return jnp.concatenate(list(people), axis=1)
 
 
-def own_decoders(
-    network: models.SharedAutoencoder, names: Sequence[str]
-) -> Callable[..., Any]:
+def own_decoders(shape: Shape, names: Sequence[str]) -> Callable[..., Any]:
     """The `apply` of a network that gives each picture of a strip back."""
+    network = shape.network()
 
     def apply(variables: Any, strip: jax.Array, **options: Any) -> Any:
-        people = people_of(strip, len(names))
+        people = shape.seen(people_of(strip, len(names)))
         mutable = options.get("mutable", False)
         found: Any = network.apply(
             variables, people, tuple(names), method="own", mutable=mutable
@@ -178,7 +199,8 @@ def _encoder(shape: Shape) -> train.Evaluator:
 
     def encode(variables: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         own = {"encoder": variables["params"]["encoder"]}
-        found: Any = single.apply({"params": own}, images, method="encode")
+        given = shape.seen(images)
+        found: Any = single.apply({"params": own}, given, method="encode")
         return found.values, None
 
     return train.Evaluator(encode, batch_size=AT_ONCE)
@@ -190,7 +212,7 @@ def _translator(shape: Shape) -> train.Evaluator:
 
     def translate(given: Any, images: jax.Array) -> tuple[jax.Array, Any]:
         own = {"params": given["params"]}
-        code: Any = single.apply(own, images, method="encode")
+        code: Any = single.apply(own, shape.seen(images), method="encode")
         first, second = given["first"], given["second"]
         scale = second["deviation"] / jnp.maximum(first["deviation"], 1e-6)
         values = (code.values - first["mean"]) * scale + second["mean"]

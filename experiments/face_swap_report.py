@@ -82,6 +82,7 @@ def write(
             "learned A alone, and B's decoder what it makes of B; warped: from warped "
             "pictures; joint: one encoder learned everyone at once. Aligned: each "
             "number of the code is brought from A's mean and deviation to B's. "
+            f"The encoder is given {shape.sees}. "
             + (
                 "PSNR of the swap is against the truth; gain is above the better of "
                 "two baselines, A unchanged and B's mean face."

@@ -1,5 +1,6 @@
 """The face swap, whole, at small size, and the parts that it is made of."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -91,11 +92,10 @@ def test_a_run_leaves_scores_faces_and_a_network_and_resumes(tmp_path: Path) -> 
 
 
 def test_a_frozen_encoder_is_bit_equal_and_the_other_decoder_learns() -> None:
-    network = SHAPE.network()
     variables = SHAPE.initialize(jax.random.key(0))
     frozen = ("encoder/**", "decoder_a/**")
     optimizer, _ = optimizers.make("adam", learning_rate=1e-2, total_steps=4)
-    loss = reconstruction.reconstruction(face_swap_model.own_decoders(network, ("b",)))
+    loss = reconstruction.reconstruction(face_swap_model.own_decoders(SHAPE, ("b",)))
     step = jax.jit(train.make_step(loss, optimizer, frozen=frozen))
     state = train.create(variables, optimizer, key=jax.random.key(1), frozen=frozen)
     held = params.select(state.params, frozen)
@@ -145,6 +145,44 @@ def test_each_decoder_is_that_of_an_autoencoder_of_its_own() -> None:
         np.testing.assert_allclose(found, right, atol=1e-6, err_msg=name)
     with pytest.raises(errors.ArgumentError, match="no decoder 'd'; there are a, b, c"):
         network.apply(variables, images[0], "d", method="translate")
+
+
+@pytest.mark.parametrize("sees", ["edges", "pictures"])
+def test_what_is_trained_is_what_swaps(sees: face_swap_model.Sees) -> None:
+    """Against the encoder and a decoder one after the other, on what `seen` gives."""
+    shape = dataclasses.replace(SHAPE, sees=sees)
+    variables = shape.initialize(jax.random.key(0))
+    network, generator = shape.network(), np.random.default_rng(0)
+    faces = generator.integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
+    strip = face_swap_model.strip_of(jnp.float32(faces) / 255)
+    found, _ = face_swap_model.own_decoders(shape, ("a", "b"))(variables, strip)
+    given = shape.seen(jnp.float32(faces) / 255)
+    assert given.shape[-1] == (4 if sees == "edges" else 3)
+
+    def translated(images: jax.Array, name: str) -> jax.Array:
+        return network.apply(variables, images, name, method="translate")
+
+    own = [translated(given[place], name) for place, name in enumerate("ab")]
+    np.testing.assert_allclose(
+        face_swap_model.people_of(found, 2), jnp.stack(own), atol=1e-5
+    )
+    swap = face_swap_model.swapper(shape, variables, "a", "b").swap
+    expected = 255 * np.clip(translated(given[0], "b"), 0, 1)
+    # Half of a grey value is what rounding does.
+    np.testing.assert_allclose(swap(faces[0]), expected, atol=0.51)
+    means = face_swap_model.with_codes(shape, variables, {"a": faces[0]})["codes"]
+    codes = network.apply(variables, given[0], method="encode").values
+    np.testing.assert_allclose(means["a"]["mean"][0], codes.mean(0), atol=1e-5)
+
+
+def test_an_encoder_of_edges_does_not_see_which_side_is_brighter() -> None:
+    shape = dataclasses.replace(SHAPE, sees="edges")
+    images = jax.random.uniform(jax.random.key(0), (2, 5, 16, 16, 3))
+    seen, inverted = shape.seen(images), shape.seen(1 - images)
+    np.testing.assert_allclose(seen[..., :3], inverted[..., :3], atol=1e-5)
+    brightness = np.asarray(images).mean(axis=(2, 3, 4))
+    np.testing.assert_allclose(seen[..., 7, 9, 3], brightness, atol=1e-6)
+    np.testing.assert_allclose(inverted[..., 2, 0, 3], 1 - brightness, atol=1e-6)
 
 
 def test_strips_come_apart_again_and_use_each_picture_equally_often() -> None:
