@@ -82,9 +82,10 @@ class Config:
     """Kernels of the encoder's levels, each of which halves the picture."""
     code: int = 64
     """Numbers that a face becomes."""
-    sees: Sees = "edges"
+    sees: Sees | None = None
     """What the encoder is given: edges, the same whichever side is brighter, or the
-    pictures as they are."""
+    pictures as they are; by default edges, but with --yale, whose faces differ in what
+    side the light comes from, pictures."""
     warp: float = 0.01
     """Deviation of the random warps, as a share of the side; programs whose faces are
     found in photographs take 0.03."""
@@ -259,6 +260,13 @@ def cases_of(config: Config) -> list[face_swap_data.Case]:
     ]
 
 
+def sees_of(config: Config) -> Sees:
+    """What the encoder is given."""
+    if config.sees is not None:
+        return config.sees
+    return "edges" if config.yale is None else "pictures"
+
+
 def described(config: Config, cases: Sequence[face_swap_data.Case]) -> dict[str, Any]:
     """The stored config: the pictures themselves, not where they lay."""
     fields = dataclasses.asdict(config)
@@ -273,6 +281,7 @@ def described(config: Config, cases: Sequence[face_swap_data.Case]) -> dict[str,
     return {
         "study": "face_swap",
         **fields,
+        "sees": sees_of(config),
         "procedures": list(config.procedures),
         "widths": list(config.widths),
         "data_sha256": params.fingerprint(images),
@@ -310,7 +319,12 @@ class Trainer:
         self._config = config
         height, width, channels = shape
         self.shape = Shape(
-            (height, width), channels, config.widths, config.code, people, config.sees
+            (height, width),
+            channels,
+            config.widths,
+            config.code,
+            people,
+            sees_of(config),
         )
         self.strips = config.steps // LOOKS * config.batch_size
 

@@ -175,6 +175,14 @@ def test_what_is_trained_is_what_swaps(sees: face_swap_model.Sees) -> None:
     np.testing.assert_allclose(means["a"]["mean"][0], codes.mean(0), atol=1e-5)
 
 
+def test_under_several_lights_the_encoder_is_given_pictures(tmp_path: Path) -> None:
+    """Which side the light comes from is all that differs, and edges do not tell."""
+    yale = {"yale": tmp_path / "yale.npz"}
+    assert face_swap.sees_of(_config(tmp_path)) == "edges"
+    assert face_swap.sees_of(_config(tmp_path, **yale)) == "pictures"
+    assert face_swap.sees_of(_config(tmp_path, sees="edges", **yale)) == "edges"
+
+
 def test_an_encoder_of_edges_does_not_see_which_side_is_brighter() -> None:
     shape = dataclasses.replace(SHAPE, sees="edges")
     images = jax.random.uniform(jax.random.key(0), (2, 5, 16, 16, 3))
