@@ -149,7 +149,7 @@ def own(first: Path, second: Path, *, size: int, seed: int) -> Case:
 
     The middle square of each picture is brought to the size; grey pictures and
     transparent ones are taken as `data.pictures.read_image` reads them. What cannot be
-    read is named and left out, and copies are counted. A share is set aside.
+    read is named and left out, and so are copies. A share is set aside.
 
     Args:
         first, second: the folders; what lies in folders below them counts.

@@ -183,6 +183,8 @@ class RunFolder:
             self._compare(config, defaults)
             self.resumed = True
             return
+        if held and self.path(CONFIG).exists():
+            self._same_study(config)
         if held and not overwrite:
             raise errors.RunFolderError(
                 f"{here} holds a run already ({', '.join(held)}); go on with it "
@@ -193,8 +195,6 @@ class RunFolder:
                 f"{here} holds {', '.join(held)}, but no {CONFIG}, so it is not a run "
                 "to be replaced; choose another folder with --out"
             )
-        if held:
-            self._same_study(config)
         with files.writing(here):
             for path in map(self.path, OWN):
                 whole = path.is_dir() and not path.is_symlink()
@@ -206,8 +206,8 @@ class RunFolder:
         stored = read_config(self._directory).get("study")
         if stored != config.get("study"):
             raise errors.RunFolderError(
-                f"{self._directory} holds a run of another study, {stored}, which "
-                "--overwrite does not replace; choose another folder with --out"
+                f"{self._directory} holds a run of another study, {stored}, which is "
+                "neither gone on with nor replaced; choose another folder with --out"
             )
 
     def _compare(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -82,8 +82,9 @@ def test_overwrite_spares_what_another_study_left(tmp_path) -> None:
     with RunFolder.open(tmp_path, {**CONFIG, "study": "mnist"}) as folder:
         folder.log({"step": 1})
     for other in (CONFIG, {**CONFIG, "study": "invert"}):
-        with pytest.raises(errors.RunFolderError, match="another study, mnist, which"):
-            RunFolder.open(tmp_path, other, overwrite=True)
+        for overwrite in (True, False):
+            with pytest.raises(errors.RunFolderError, match="another study, mnist, wh"):
+                RunFolder.open(tmp_path, other, overwrite=overwrite)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n'
     assert read_config(tmp_path)["study"] == "mnist"
 
