@@ -90,47 +90,106 @@ def _transposed(
         steps: its strides.
         lows, lengths: how much is cut off before the output, and the output's size.
     """
-
-    def cut(whole: jax.Array) -> jax.Array:
-        edges = [
-            (-low, length + low - size, 0)
-            for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
-        ]
-        zero = np.zeros((), whole.dtype)
-        return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
-
+    geometry = {"steps": steps, "lows": lows, "lengths": lengths}
     return jax.lax.platform_dependent(
         x,
         kernel,
-        cpu=lambda x, kernel: cut(
-            _few_at_a_time(functools.partial(_in_overlaps, steps=steps), x, kernel)
+        cpu=lambda x, kernel: _few_at_a_time(
+            functools.partial(_in_overlaps, **geometry), x, kernel
         ),
-        default=lambda x, kernel: cut(_in_places(x, kernel, steps)),
+        default=functools.partial(_in_places, **geometry),
     )
 
 
-def _in_overlaps(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
-    """One product, each value times all taps, whose overlaps are then added."""
-    parts = _of_all_taps(x, kernel)
-    rank = len(steps)
-    for axis, step in enumerate(steps, start=1):
-        # Those of the dimensions before have gone into them.
-        tap_axis = rank + 1
-        taps = parts.shape[tap_axis]
-        count = -(-taps // step)
-        rows = []
-        for block in range(count):
-            own = jax.lax.slice_in_dim(
-                parts, block * step, min((block + 1) * step, taps), axis=tap_axis
-            )
-            edges = [(0, 0, 0)] * own.ndim
-            edges[axis] = (block, count - 1 - block, 0)
-            edges[tap_axis] = (0, step - own.shape[tap_axis], 0)
-            rows.append(jax.lax.pad(own, np.zeros((), own.dtype), edges))
-        parts = unpooling.one_after_the_other(
-            functools.reduce(jnp.add, rows), tap_axis, axis
+def _in_overlaps(
+    x: jax.Array,
+    kernel: jax.Array,
+    steps: Sequence[int],
+    lows: Sequence[int],
+    lengths: Sequence[int],
+) -> jax.Array:
+    """Products of each value and all taps, whose overlaps are then added.
+
+    Along the last dimension the values that meet in an output are gathered before the
+    product instead, unless there are more of them than of products.
+    """
+    rank, channels, features = len(steps), *kernel.shape[-2:]
+    meeting = _meeting(kernel.shape[rank - 1], steps[-1], lows[-1])
+    gathered = channels * sum(len(own) for own in meeting if len(own) > 1)
+    if not 0 < gathered < features * math.prod(kernel.shape[:rank]):
+        return _overlapped(_of_all_taps(x, kernel), steps, lows, lengths)
+    count = -(-lengths[-1] // steps[-1])
+    rows = []
+    for own in meeting:
+        patches = jnp.concatenate([_moved(x, rank, by, count) for _, by in own], -1)
+        taps = jnp.concatenate(
+            [jax.lax.index_in_dim(kernel, tap, rank - 1, False) for tap, _ in own], -2
         )
+        parts = _of_all_taps(patches, taps)
+        rows.append(_overlapped(parts, steps[:-1], lows[:-1], lengths[:-1]))
+    return _interleaved(rows, rank, lengths[-1])
+
+
+def _overlapped(
+    parts: jax.Array,
+    steps: Sequence[int],
+    lows: Sequence[int],
+    lengths: Sequence[int],
+) -> jax.Array:
+    """Adds what falls on the same output, along as many dimensions as there are steps.
+
+    Args:
+        parts: [B, *spatial, *window, F], the window having those dimensions only.
+        steps, lows, lengths: see `_transposed`.
+    """
+    tap_axis = parts.ndim - 1 - len(steps)
+    for axis, (step, low, length) in enumerate(
+        zip(steps, lows, lengths, strict=True), start=1
+    ):
+        count = -(-length // step)
+        taps = [
+            tap.squeeze(tap_axis)
+            for tap in jax.lax.split(parts, (1,) * parts.shape[tap_axis], tap_axis)
+        ]
+        nothing = jnp.zeros_like(_moved(taps[0], axis, 0, count))
+        rows = [
+            functools.reduce(
+                jnp.add,
+                [_moved(taps[tap], axis, by, count) for tap, by in own] or [nothing],
+            )
+            for own in _meeting(len(taps), step, low)
+        ]
+        parts = _interleaved(rows, axis, length)
     return parts
+
+
+def _meeting(taps: int, step: int, low: int) -> list[list[tuple[int, int]]]:
+    """Which values meet in the outputs of a block, along one dimension.
+
+    For each place in the block: the taps, and how far the value of each is from the
+    block's own.
+    """
+    return [
+        [
+            (tap, (low + at - tap) // step)
+            for tap in range((low + at) % step, taps, step)
+        ]
+        for at in range(step)
+    ]
+
+
+def _moved(x: jax.Array, axis: int, by: int, count: int) -> jax.Array:
+    """So many values from `by` on, with zeros where there are none."""
+    edges = [(0, 0, 0)] * x.ndim
+    edges[axis] = (-by, by + count - x.shape[axis], 0)
+    return jax.lax.pad(x, np.zeros((), x.dtype), edges)
+
+
+def _interleaved(rows: Sequence[jax.Array], axis: int, length: int) -> jax.Array:
+    """The values of all rows by turns, the first so many of them."""
+    whole = jnp.stack(rows, axis + 1)
+    whole = unpooling.one_after_the_other(whole, axis + 1, axis)
+    return jax.lax.slice_in_dim(whole, 0, length, axis=axis)
 
 
 def _few_at_a_time(form, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -148,7 +207,13 @@ def _of_all_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _in_places(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Array:
+def _in_places(
+    x: jax.Array,
+    kernel: jax.Array,
+    steps: Sequence[int],
+    lows: Sequence[int],
+    lengths: Sequence[int],
+) -> jax.Array:
     """The sub-pixel form: a convolution whose channels are the places of a block."""
     rank, extent = x.ndim - 2, kernel.shape[:-2]
     # As many taps in each place's own kernel, some of them zero.
@@ -169,7 +234,13 @@ def _in_places(x: jax.Array, kernel: jax.Array, steps: Sequence[int]) -> jax.Arr
     kernel = jnp.flip(kernel.transpose(order), range(rank))
     kernel = kernel.reshape(*taps, inputs, math.prod(steps) * features)
     whole = convolution.conv(x, kernel, padding=[count - 1 for count in taps])
-    return unpooling.depth_to_space(whole, steps)
+    whole = unpooling.depth_to_space(whole, steps)
+    edges = [
+        (-low, length + low - size, 0)
+        for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
+    ]
+    zero = np.zeros((), whole.dtype)
+    return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
 
 
 def unpooled_conv(

@@ -1,5 +1,7 @@
 """Convolutions of un-pooled values and transposed ones, in each of their forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,18 +41,38 @@ def test_nothing_is_lost_by_not_unpooling(kind, window, factor) -> None:
         np.testing.assert_allclose(found, expected, atol=3e-5)
 
 
+@pytest.mark.parametrize("features", [1, 4])
 @pytest.mark.parametrize(
-    ("window", "steps"), [((3, 3), (2, 2)), ((4, 2), (3, 1)), ((1, 3), (2, 4))]
+    ("window", "steps"),
+    [
+        ((3, 3), (2, 2)),
+        ((4, 2), (3, 1)),
+        ((1, 3), (2, 4)),
+        ((5, 5), (2, 3)),
+        ((4,), (2,)),
+        ((3, 2, 3), (2, 2, 1)),
+    ],
 )
-def test_a_transposed_convolution_is_the_same_in_both_forms(window, steps) -> None:
-    """That of CPU, which the tests of `conv_transpose` see, and the others'."""
-    x = jax.random.normal(jax.random.key(0), (2, 4, 5, 3))
-    kernel = jax.random.normal(jax.random.key(1), (*window, 3, 2))
-    overlaps, places = (
-        jax.jit(lambda x, kernel, form=form: form(x, kernel, steps))(x, kernel)
-        for form in (transposed._in_overlaps, transposed._in_places)
-    )
-    np.testing.assert_allclose(overlaps, places, atol=1e-5)
+def test_a_transposed_convolution_is_the_same_in_both_forms(
+    window, steps, features
+) -> None:
+    """That of CPU, with many features and with few, and that of others."""
+    rank = len(window)
+    x = jax.random.normal(jax.random.key(0), (2, *(4, 5, 3)[:rank], 3))
+    kernel = jax.random.normal(jax.random.key(1), (*window, 3, features))
+    for cut in range(3):
+        lows = [cut] * rank
+        lengths = [
+            (size - 1) * step + taps - 1 - cut
+            for size, step, taps in zip(x.shape[1:-1], steps, window, strict=True)
+        ]
+        overlaps, places = (
+            jax.jit(functools.partial(form, steps=steps, lows=lows, lengths=lengths))(
+                x, kernel
+            )
+            for form in (transposed._in_overlaps, transposed._in_places)
+        )
+        np.testing.assert_allclose(overlaps, places, atol=1e-5)
 
 
 @pytest.mark.parametrize(
