@@ -69,7 +69,7 @@ def write(
             [row["endpoint"] for row in table],
             {
                 "rebuilt": [row["psnr"] for row in table],
-                "made as small": [
+                "only resized": [
                     row["resized"].get("psnr") if row["resized"] else None
                     for row in table
                 ],
@@ -82,7 +82,7 @@ def write(
     )
     picture = int(np.prod(result["image_shape"]))
     heads = ("endpoint", "its shape", "values", "of the picture's", "parameters")
-    heads += ("seconds", "PSNR", "SSIM", "as small: PSNR", "SSIM")
+    heads += ("seconds", "PSNR", "SSIM", "resized: PSNR", "SSIM")
     cells = [
         (
             row["endpoint"],
