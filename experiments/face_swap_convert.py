@@ -132,9 +132,11 @@ def run(config: ConvertConfig, load_swapper: LoadSwapper) -> int:
                     return 128 + requests.received
                 row = {"step": len(rows), "picture": str(job.path), "boxes": []}
                 try:
-                    row["boxes"] = convert(config, job, target, box, swapper)
+                    boxes, dropped = convert(config, job, target, box, swapper)
+                    row.update(boxes=boxes, dropped=dropped)
                     row["output"] = str(target.relative_to(config.out))
-                    console.say(f"{job.path}: {said(row['boxes'])}, {target}")
+                    without = f", without its {', '.join(dropped)}" if dropped else ""
+                    console.say(f"{job.path}: {said(boxes)}, {target}{without}")
                 except errors.DataError as error:
                     if config.on_bad_image == "raise":
                         hint = "; leave such pictures out: --on-bad-image skip"
@@ -187,8 +189,11 @@ def convert(
     target: Path,
     box: face_swap_faces.Box | Literal["whole"] | None,
     swapper: Swapper,
-) -> list[face_swap_faces.Box]:
-    """Converts one picture and writes it; returns the boxes that were changed.
+) -> tuple[list[face_swap_faces.Box], list[str]]:
+    """Converts one picture and writes it.
+
+    Returns:
+        The boxes that were changed; what the new picture does not have any more.
 
     Raises:
         DataError: it cannot be read, no face is found, or the box is outside.
@@ -214,7 +219,7 @@ def convert(
         description=DESCRIPTION,
         profile=pictures.rgb_profile(io.BytesIO(content), shown),
     )
-    return boxes
+    return boxes, pictures.dropped(io.BytesIO(content), shown)
 
 
 def places(

@@ -73,6 +73,23 @@ def rgb_profile(file: BinaryIO, name: str) -> bytes | None:
         return image.info.get("icc_profile") if image.mode[:3] == "RGB" else None
 
 
+def dropped(file: BinaryIO, name: str) -> list[str]:
+    """What an open picture file has that `decode` does not keep, a few words for each.
+
+    `name` is for messages.
+    """
+    with opened(file, name) as image:
+        # Pillow says of a colour PNG of 16 bits only here that it reads 8 of them.
+        deep = image.mode[0] in "IF" or ";16" in str(image.tile)
+        frames = getattr(image, "n_frames", 1)
+        found = {
+            "transparency (white instead)": image.has_transparency_data,
+            "values of more than 8 bits": deep,
+            f"{frames - 1} of its {frames} frames": frames > 1,
+        }
+    return [what for what, there in found.items() if there]
+
+
 @contextlib.contextmanager
 def opened(file: BinaryIO, name: str) -> "Iterator[ImageFile.ImageFile]":
     """A picture whose header was read; what fails in the block names the file.

@@ -1,5 +1,6 @@
 """Pictures are read by value from any format, and broken ones are named."""
 
+import io
 import struct
 import zlib
 from pathlib import Path
@@ -129,6 +130,37 @@ def test_first_frame_of_several_is_read(name: str, tmp_path: Path) -> None:
         tmp_path / name, first, save_all=True, append_images=[second], **options
     )
     assert set(sum(grey_of(path), [])) == {0}
+
+
+def test_what_is_not_kept_is_named(tmp_path: Path) -> None:
+    plain = Image.new("RGB", (4, 4))
+
+    def dropped(name: str, image: Image.Image, **options) -> list[str]:
+        with saved(tmp_path / name, image, **options).open("rb") as file:
+            return pictures.dropped(file, name)
+
+    assert dropped("a.png", plain) == dropped("a.jpg", plain) == []
+    assert dropped("a.gif", plain.convert("P")) == []
+    assert dropped("a.png", plain.convert("L"), transparency=0) == [
+        "transparency (white instead)"
+    ]
+    assert dropped("a.tiff", plain.convert("F")) == ["values of more than 8 bits"]
+    assert dropped(
+        "a.webp", plain, save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]
+    ) == ["1 of its 2 frames"]
+
+
+def test_a_colour_png_of_16_bits_is_known_though_8_are_read() -> None:
+    """Pillow cannot write one, so this is made by the format's description."""
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    scanline = zlib.compress(b"\0" + struct.pack(">HHH", 0x1234, 0x8000, 0xFFFF))
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", scanline), (b"IEND", b"")):
+        checksum = struct.pack(">I", zlib.crc32(kind + data))
+        content += struct.pack(">I", len(data)) + kind + data + checksum
+    assert pictures.decode(io.BytesIO(content), "a").tolist() == [[[0x12, 128, 255]]]
+    found = pictures.dropped(io.BytesIO(content), "a")
+    assert found == ["values of more than 8 bits"]
 
 
 # What each EXIF orientation says must be done to show the picture upright (JEITA

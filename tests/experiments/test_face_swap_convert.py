@@ -135,7 +135,9 @@ def test_the_mark_that_was_asked_for(tmp_path: Path, mark, capsys) -> None:
     assert ("NOT marked" in capsys.readouterr().out) == (mark == "none")
 
 
-def test_pictures_of_every_kind_become_their_upright_selves(tmp_path: Path) -> None:
+def test_pictures_of_every_kind_become_their_upright_selves(
+    tmp_path: Path, capsys
+) -> None:
     folder = tmp_path / "kinds"
     folder.mkdir()
     colour = Image.fromarray(_noise())
@@ -153,6 +155,10 @@ def test_pictures_of_every_kind_become_their_upright_selves(tmp_path: Path) -> N
     colour.save(folder / "plain.webp")
     out = tmp_path / "out"
     assert convert.run(_config([folder], out, box="10,8,24,20"), _load()) == 0
+    said = capsys.readouterr().out
+    assert f"{out / 'pictures/grey.png'}\n" in said
+    assert "deep.png, without its values of more than 8 bits\n" in said
+    assert "transparent.png, without its transparency (white instead)\n" in said
     made = {path.name for path in (out / "pictures").iterdir()}
     assert made == {
         "grey.png",
