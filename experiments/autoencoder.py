@@ -180,7 +180,7 @@ def _fits(
     dataset: data.Dataset,
     noises: Mapping[str, corruption.Corruption | None],
 ) -> None:
-    """Raises ArgumentError where the pictures have no size for what is asked."""
+    """Raises ArgumentError where the pictures do not do for what is asked."""
     height, width = dataset.train.images.shape[1:3]
     if height % 2 and width % 2:
         raise errors.ArgumentError(
@@ -189,6 +189,14 @@ def _fits(
             + (f"; give another --patch than {config.patch}" if config.data else "")
         )
     one = jax.ShapeDtypeStruct((1, *dataset.train.images.shape[1:]), np.float32)
+    commands.large_enough(dataset)
+    if config.data is None and len(dataset.test.labels) < 2:
+        raise errors.ArgumentError(
+            f"{dataset.name} has {len(dataset.test.labels)} test picture, but two are "
+            "needed to make others between them"
+        )
+    data.steps_per_epoch(len(dataset.train.labels), config.batch_size)
+    params.abstract(models.Autoencoder(levels(config), one.shape[-1]), one.shape)
     for name, noise in noises.items():
         if noise is not None:
             try:
@@ -379,8 +387,8 @@ def levels(config: Config) -> tuple[models.Level, ...]:
 def compared(restored: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
     """How like the clean pictures f32[N, H, W, C] the restored ones are.
 
-    `psnr` is that of the mean squared error of all pictures: a single picture that was
-    left as it is would make their mean infinite. `mean_psnr` is that mean.
+    `psnr` is that of the mean squared error of all pictures, `mean_psnr` the mean of
+    each one's; both are at most `reconstruction.MOST_DECIBELS`.
     """
     shown = np.clip(restored, 0, 1)
     parts = [
@@ -391,7 +399,8 @@ def compared(restored: np.ndarray, clean: np.ndarray) -> dict[str, Any]:
     ]
     error = float(np.mean(np.square(shown.astype(np.float64) - clean)))
     return {
-        "psnr": -10 * float(np.log10(error)),
+        "psnr": -10
+        * math.log10(max(error, 10 ** (-reconstruction.MOST_DECIBELS / 10))),
         "mean_psnr": float(np.mean(np.concatenate([part["psnr"] for part in parts]))),
         "ssim": float(np.mean(np.concatenate([part["ssim"] for part in parts]))),
         "checkerboard": similarity.checkerboard(shown - clean),
@@ -484,8 +493,13 @@ def _codes(model: models.Autoencoder, variables: Any, images: np.ndarray) -> np.
 def _between(
     model: models.Autoencoder, variables: Any, images: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-    """f32[5, ON_A_LINE, H, W, C]: from one class to the next, along a line of codes."""
+    """f32[5, ON_A_LINE, H, W, C]: from one class to the next, along a line of codes.
+
+    From one picture to the next where there is only one class.
+    """
     firsts = [int(np.flatnonzero(labels == label)[0]) for label in np.unique(labels)]
+    if len(firsts) < 2:
+        firsts = [0, 1]
     pairs = np.array(firsts[: len(firsts) // 2 * 2][:10]).reshape(-1, 2)
     shares = np.linspace(0, 1, ON_A_LINE, dtype=np.float32)[:, None]
 
@@ -496,7 +510,7 @@ def _between(
         code = apply(variables, ends / 255.0, method="encode")
         first, last = code.values[:1], code.values[1:]
         line = (1 - shares) * first + shares * last
-        return apply(variables, code._replace(values=line), method="decode")
+        return apply(variables, code.replace(values=line), method="decode")
 
     return np.stack([np.asarray(decoded(images[pair])) for pair in pairs])
 

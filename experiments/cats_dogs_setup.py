@@ -68,7 +68,7 @@ def preparation(
     """
     if file == "none":
         found = preprocessing.TORCHVISION
-        size = size or registry.architecture(backbone).side
+        size = registry.architecture(backbone).side if size is None else size
     else:
         found = weights.preprocessing(backbone, file)
     if size is None:

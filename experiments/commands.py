@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flaxnets import console, data, errors, train
+from flaxnets.train import similarity
 
 
 def options(config: Any, *, without: Collection[str]) -> list[str]:
@@ -60,6 +61,17 @@ def seeded(config: Any) -> None:
     if not 0 <= config.seed < 2**32:
         raise errors.ArgumentError(
             f"--seed is {config.seed}, but must be from 0 to {2**32 - 1}"
+        )
+
+
+def large_enough(dataset: data.Dataset) -> None:
+    """Raises ArgumentError where SSIM cannot be taken of a data set's pictures."""
+    height, width = dataset.train.images.shape[1:3]
+    if min(height, width) < similarity.SMALLEST:
+        raise errors.ArgumentError(
+            f"{dataset.name} has pictures of {height}x{width} pixels, but SSIM, by "
+            f"which they are compared, needs {similarity.SMALLEST} a side; give larger "
+            "ones"
         )
 
 

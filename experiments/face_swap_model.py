@@ -216,7 +216,7 @@ def _translator(shape: Shape) -> train.Evaluator:
         first, second = given["first"], given["second"]
         scale = second["deviation"] / jnp.maximum(first["deviation"], 1e-6)
         values = (code.values - first["mean"]) * scale + second["mean"]
-        code = code._replace(values=values)
+        code = code.replace(values=values)
         found: Any = single.apply(own, code, method="decode")
         return found, None
 

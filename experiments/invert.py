@@ -82,6 +82,7 @@ def run(config: Config) -> int:
     device = machine.select_device(config.device)
     dataset, whole, prepare = pictures_of(config)
     shape = dataset.train.images.shape[1:]
+    commands.large_enough(dataset)
     data.steps_per_epoch(len(dataset.train.labels), config.batch_size)
     encoder = inversion.encoder_of(
         config.backbone, config.weights, whole, prepare, config.seed

@@ -1,11 +1,13 @@
 """Encoders and the decoders that mirror them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from flaxnets import errors, ops
 from flaxnets.models import layers
@@ -41,8 +43,11 @@ class Level(NamedTuple):
     squeezes: tuple[int, ...] = ()
 
 
-class Code(NamedTuple):
+class Code(struct.PyTreeNode):
     """What a decoder is given.
+
+    A pytree of the arrays; the shapes go along as they are, so that a code can be given
+    to compiled functions.
 
     Attributes:
         values: f32[B, h, w, C], or f32[B, D] from a bottleneck.
@@ -51,7 +56,7 @@ class Code(NamedTuple):
     """
 
     values: jax.Array
-    shapes: tuple[tuple[int, ...], ...]
+    shapes: tuple[tuple[int, ...], ...] = struct.field(pytree_node=False)
     switches: tuple[jax.Array, ...]
 
 
@@ -95,7 +100,7 @@ class Encoder(nn.Module):
                 switches.append(places)
             shapes.append(x.shape[1:3])
         if self.bottleneck is not None:
-            x = x.reshape(x.shape[0], -1)
+            x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
             x = nn.Dense(self.bottleneck, dtype=self.dtype, name="bottleneck")(x)
         endpoints["code"] = x
         return Code(x, tuple(shapes), tuple(switches)), endpoints
@@ -304,7 +309,13 @@ class Autoencoder(nn.Module):
 
 
 def described(levels: Sequence[Level | int]) -> tuple[Level, ...]:
-    """Levels, where a number stands for one convolution of that width and a pooling."""
+    """Levels, where a number stands for one convolution of that width and a pooling.
+
+    Raises:
+        ArgumentError: there are none.
+    """
+    if not levels:
+        raise errors.ArgumentError("levels are empty; an autoencoder has at least one")
     return tuple(
         Level((level,)) if isinstance(level, int) else Level(*level) for level in levels
     )

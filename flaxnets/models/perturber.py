@@ -94,7 +94,7 @@ class Perturber(nn.Module):
         del train
         code, down = self.encoder(images)
         values = self._told(code.values, targets, latents)
-        output, up = self.decoder(code._replace(values=values))
+        output, up = self.decoder(code.replace(values=values))
         noise = output.astype(jnp.float32)
         if self.epsilon is not None:
             noise = bounded(noise, self.epsilon)

@@ -106,8 +106,16 @@ class SharedAutoencoder(nn.Module):
 
         Returns:
             f32[K, B, H, W, channels].
+
+        Raises:
+            ArgumentError: other than one name for each kind, or one of no decoder.
         """
         kinds, batch = images.shape[:2]
+        if len(names) != kinds:
+            raise errors.ArgumentError(
+                f"there are {kinds} kinds of images, but {len(names)} decoders named: "
+                f"{', '.join(names)}"
+            )
         code = self.encode(images.reshape(kinds * batch, *images.shape[2:]))
         parts = jax.tree.map(
             lambda leaf: leaf.reshape(kinds, batch, *leaf.shape[1:]),

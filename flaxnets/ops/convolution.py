@@ -6,9 +6,12 @@ convolution is best. The results are equal to float tolerance.
 """
 
 import math
+import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flaxnets import errors
 from flaxnets.ops import products
@@ -59,6 +62,7 @@ def conv(
             f"{kernel.shape[-1]} with groups={groups}: the channels must be groups "
             "times the kernel's input channels, and the outputs divisible by groups"
         )
+    x, kernel = of_one_type(x, kernel)
     steps = per_dimension(strides, rank, "strides")
     spacing = per_dimension(dilation, rank, "dilation")
     extent = tuple(
@@ -89,6 +93,12 @@ def conv(
     return jax.lax.platform_dependent(x, kernel, cpu=as_products, default=native)
 
 
+def of_one_type(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both in the type that products of them have; XLA's own takes no other."""
+    dtype = jnp.result_type(x, kernel)
+    return x.astype(dtype), kernel.astype(dtype)
+
+
 def check_fits(
     extent: Sequence[int], sizes: Sequence[int], pairs: products.Pairs
 ) -> None:
@@ -103,12 +113,17 @@ def check_fits(
 
 def per_dimension(value: int | Sequence[int], rank: int, name: str) -> tuple[int, ...]:
     """One positive number for each of `rank` dimensions."""
-    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    values = repeated(value, rank)
     if len(values) != rank or min(values) < 1:
         raise errors.ArgumentError(
             f"{name} is {value!r}, but must be a positive number, or {rank} of them"
         )
     return values
+
+
+def repeated(value: Any, count: int) -> tuple[Any, ...]:
+    """What is given, or one whole number so many times, numpy's too."""
+    return (value,) * count if isinstance(value, numbers.Integral) else tuple(value)
 
 
 def padding_pairs(
@@ -125,15 +140,17 @@ def padding_pairs(
                 "number or pair for each dimension"
             )
         return tuple(jax.lax.padtype_to_pads(sizes, window, strides, padding.upper()))
-    values = (padding,) * len(sizes) if isinstance(padding, int) else tuple(padding)
+    values = repeated(padding, len(sizes))
     if len(values) != len(sizes):
         raise errors.ArgumentError(
             f"padding is {padding!r}, but must have {len(sizes)} entries"
         )
-    pairs = tuple(
-        (value, value) if isinstance(value, int) else (value[0], value[1])
-        for value in values
-    )
+    pairs = tuple(repeated(value, 2) for value in values)
+    if any(len(pair) != 2 for pair in pairs):
+        raise errors.ArgumentError(
+            f"padding is {padding!r}, but must have a number or a (low, high) pair for "
+            "each dimension"
+        )
     if any(min(pair) < 0 for pair in pairs):
         raise errors.ArgumentError(
             f"padding is {padding!r}, but cannot be negative; cut the image instead"

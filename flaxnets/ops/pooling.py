@@ -64,16 +64,24 @@ def avg_pool(
         padding: as for `conv`.
         count_include_pad: divide by the window's size at the border too, as torch
             does by default, instead of by the number of real values.
+
+    Returns:
+        [B, *output spatial, C] of the same type; sums of halves are of float32.
+
+    Raises:
+        ArgumentError: ranks or options that do not fit, a window larger than the
+            padded image, or integers, whose means are none.
     """
+    given, x = x.dtype, _summable(x, "avg_pool")
     sizes, steps, pairs = geometry(x, window, strides, padding)
     convolution.check_fits(sizes, x.shape[1:-1], pairs)
     zero = np.zeros((), x.dtype)
     total = _reduce(x, zero, jax.lax.add, sizes, steps, pairs)
     if count_include_pad or not np.any(pairs):
-        return total / np.prod(sizes).astype(x.dtype)
+        return (total / np.prod(sizes).astype(x.dtype)).astype(given)
     ones = jnp.ones((1, *x.shape[1:-1], 1), x.dtype)
     counts = _reduce(ones, zero, jax.lax.add, sizes, steps, pairs)
-    return total / jnp.broadcast_to(counts, total.shape)
+    return (total / jnp.broadcast_to(counts, total.shape)).astype(given)
 
 
 def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
@@ -86,9 +94,13 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
         outputs: how many parts, one number or one a dimension.
 
     Returns:
-        [B, *outputs, C].
+        [B, *outputs, C] of the same type; sums of halves are of float32.
+
+    Raises:
+        ArgumentError: ranks that do not fit, or integers, whose means are none.
     """
     rank = rank_of(x)
+    given, x = x.dtype, _summable(x, "adaptive_avg_pool")
     parts = convolution.per_dimension(outputs, rank, "outputs")
     for axis, (count, size) in enumerate(
         zip(parts, x.shape[1:-1], strict=True), start=1
@@ -101,7 +113,16 @@ def adaptive_avg_pool(x: jax.Array, outputs: int | Sequence[int]) -> jax.Array:
         inside = (place >= start[:, None]) & (place < end[:, None])
         weights = jnp.asarray(inside / (end - start)[:, None], x.dtype)
         x = jnp.moveaxis(jnp.tensordot(x, weights, ((axis,), (1,))), -1, axis)
-    return x
+    return x.astype(given)
+
+
+def _summable(x: jax.Array, name: str) -> jax.Array:
+    """The values in a type whose sums are right."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise errors.ArgumentError(
+            f"{name} takes floating point numbers, but x is {x.dtype}; convert it first"
+        )
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def rank_of(x: jax.Array | jax.ShapeDtypeStruct) -> int:

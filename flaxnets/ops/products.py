@@ -251,7 +251,7 @@ def spread_conv(x: jax.Array, kernel: jax.Array, geometry: Geometry) -> jax.Arra
     """
     rank, (channels, features) = x.ndim - 2, kernel.shape[-2:]
     matrix = jnp.moveaxis(kernel, -2, 0).reshape(channels, -1)
-    parts = (x.reshape(-1, channels) @ matrix).reshape(*x.shape[:-1], -1)
+    parts = (x.reshape(-1, channels) @ matrix).reshape(*x.shape[:-1], matrix.shape[1])
     parts = jnp.pad(parts, ((0, 0), *geometry.padding, (0, 0)))
     lengths = [
         size - (taps - 1) * gap

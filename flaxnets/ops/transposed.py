@@ -50,7 +50,7 @@ def conv_transpose(
         ArgumentError: ranks, channels or options that do not fit each other.
     """
     rank = pooling.rank_of(x)
-    _check(x, kernel, "conv_transpose")
+    x, kernel = _checked(x, kernel, "conv_transpose")
     steps = convolution.per_dimension(strides, rank, "strides")
     spacing = convolution.per_dimension(dilation, rank, "dilation")
     extent = tuple(
@@ -68,12 +68,13 @@ def conv_transpose(
     return _transposed(x, kernel, steps, lows, lengths)
 
 
-def _check(x: jax.Array, kernel: jax.Array, name: str) -> None:
+def _checked(x: jax.Array, kernel: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
     if kernel.ndim != x.ndim or kernel.shape[-2] != x.shape[-1]:
         raise errors.ArgumentError(
             f"{name} takes x [B, *spatial, C] and kernel [*window, C, F], but got "
             f"shapes {x.shape} and {kernel.shape}"
         )
+    return convolution.of_one_type(x, kernel)
 
 
 def _transposed(
@@ -274,7 +275,7 @@ def unpooled_conv(
             f"fill is {fill!r}, but must be one of {', '.join(get_args(Fill))}"
         )
     rank = pooling.rank_of(x)
-    _check(x, kernel, "unpooled_conv")
+    x, kernel = _checked(x, kernel, "unpooled_conv")
     sizes = convolution.per_dimension(factor, rank, "factor")
     lengths = [size * length for size, length in zip(sizes, x.shape[1:-1], strict=True)]
 
@@ -365,7 +366,7 @@ def _output(
         return [more // 2 if same else 0 for more in beyond], lengths
     pairs = convolution.padding_pairs(padding, spatial, extent, steps)
     added = output_padding if output_padding is not None else 0
-    more = (added,) * rank if isinstance(added, int) else tuple(added)
+    more = convolution.repeated(added, rank)
     if len(more) != rank or any(
         not 0 <= value < max(step, gap)
         for value, step, gap in zip(more, steps, spacing, strict=True)

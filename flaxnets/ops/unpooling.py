@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flaxnets import errors
-from flaxnets.ops import convolution, pooling, products
+from flaxnets.ops import convolution, pooling
 
 
 def nearest(x: jax.Array, factor: int | Sequence[int]) -> jax.Array:
@@ -176,7 +176,7 @@ def _unpool_apart(x, switches, shape, steps, pairs) -> jax.Array:
     zero = np.zeros((), x.dtype)
     parts = [
         jnp.where(here, x, zero)
-        for _, here in _matches(switches, shape, steps, steps, pairs)
+        for here, _ in _matches(switches, shape, steps, steps, pairs)
     ]
     # Stacked, and not compared in one piece: the gradient is faster on CPU.
     for axis in range(len(shape), 0, -1):
@@ -196,68 +196,52 @@ def _unpool_apart(x, switches, shape, steps, pairs) -> jax.Array:
     return jax.lax.pad(found, zero, [(0, 0, 0), *edges, (0, 0, 0)])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3, 4, 5))
 def _unpool_overlapping(x, switches, shape, sizes, steps, pairs) -> jax.Array:
     """Windows that share places: later ones cover earlier ones."""
     found = jnp.zeros((x.shape[0], *shape, x.shape[-1]), x.dtype)
     # A place's later windows see it at earlier offsets.
-    for offset, here in reversed(_matches(switches, shape, sizes, steps, pairs)):
-        edges = [
-            (
-                start - before,
-                length - (start - before) - (count - 1) * step - 1,
-                step - 1,
-            )
-            for start, (before, _), length, count, step in zip(
-                offset, pairs, shape, x.shape[1:-1], steps, strict=True
-            )
-        ]
-        edges = [(0, 0, 0), *edges, (0, 0, 0)]
+    for here, edges in reversed(_matches(switches, shape, sizes, steps, pairs)):
         value = jax.lax.pad(x, np.zeros((), x.dtype), edges)
         found = jnp.where(jax.lax.pad(here, np.False_, edges), value, found)
     return found
 
 
-def _overlapping_forward(x, switches, *geometry):
-    return _unpool_overlapping(x, switches, *geometry), switches
-
-
-def _overlapping_backward(shape, sizes, steps, pairs, switches, gradient):
-    edges = [(0, 0, 0), *((*pair, 0) for pair in pairs), (0, 0, 0)]
-    padded = jax.lax.pad(gradient, np.zeros((), gradient.dtype), edges)
-    found = jnp.zeros(switches.shape, gradient.dtype)
-    for offset, here in _matches(switches, shape, sizes, steps, pairs):
-        ends = [
-            start + (count - 1) * step + 1
-            for start, count, step in zip(
-                offset, switches.shape[1:-1], steps, strict=True
-            )
-        ]
-        own = padded[(slice(None), *map(slice, offset, ends, steps))]
-        found = jnp.where(here, own, found)
-    return found, None
-
-
-_unpool_overlapping.defvjp(_overlapping_forward, _overlapping_backward)
+@_unpool_overlapping.defjvp
+def _(shape, sizes, steps, pairs, primals, tangents):
+    """As PyTorch has it: none covers another, so that each takes the gradient."""
+    x, switches = primals
+    zero = np.zeros((), x.dtype)
+    changes = [
+        jax.lax.pad(jnp.where(here, tangents[0], zero), zero, edges)
+        for here, edges in _matches(switches, shape, sizes, steps, pairs)
+    ]
+    value = _unpool_overlapping(x, switches, shape, sizes, steps, pairs)
+    return value, functools.reduce(jnp.add, changes)
 
 
 def _matches(switches, shape, sizes, steps, pairs):
-    """For each offset in a window, the windows whose maximum lies there."""
+    """For each offset in a window, the windows whose maximum lies there.
+
+    And the edges that bring a value of each window to that place, for `jax.lax.pad`.
+    """
     found = []
     for offset in itertools.product(*map(range, sizes)):
-        index = np.zeros((1,) * switches.ndim, np.int32)
+        index, inside = np.int32(0), np.True_
+        edges = [(0, 0, 0)]
         for axis, (start, step) in enumerate(zip(offset, steps, strict=True)):
-            row = np.arange(switches.shape[axis + 1]) * step + start
+            first, count = start - pairs[axis][0], switches.shape[axis + 1]
+            row = np.arange(count, dtype=np.int32) * step + first
             own = [1] * switches.ndim
             own[axis + 1] = -1
-            index = index + _place(row, axis, shape, pairs).reshape(own)
-        found.append((offset, switches == index))
+            index = index + (row * math.prod(shape[axis + 1 :])).reshape(own)
+            # What lies in the padding would have another place's index.
+            inside = inside & ((0 <= row) & (row < shape[axis])).reshape(own)
+            last = first + (count - 1) * step
+            edges.append((first, shape[axis] - 1 - last, step - 1))
+        here = switches == index
+        found.append((here if inside.all() else here & inside, [*edges, (0, 0, 0)]))
     return found
-
-
-def _place(row: np.ndarray, axis: int, shape: Sequence[int], pairs: products.Pairs):
-    """What a row of the padded picture adds to an index into the flattened one."""
-    return ((row - pairs[axis][0]) * math.prod(shape[axis + 1 :])).astype(np.int32)
 
 
 def depth_to_space(x: jax.Array, factor: int | Sequence[int]) -> jax.Array:
@@ -284,12 +268,13 @@ def depth_to_space(x: jax.Array, factor: int | Sequence[int]) -> jax.Array:
             f"{math.prod(sizes)}, the places of a block of {list(sizes)}"
         )
     spatial = x.shape[1:-1]
-    x = x.reshape(x.shape[0], *spatial, *sizes, -1)
+    channels = x.shape[-1] // math.prod(sizes)
+    x = x.reshape(x.shape[0], *spatial, *sizes, channels)
     order = [0]
     for axis in range(1, rank + 1):
         order += [axis, rank + axis]
     whole = [length * size for length, size in zip(spatial, sizes, strict=True)]
-    return x.transpose(*order, x.ndim - 1).reshape(x.shape[0], *whole, x.shape[-1])
+    return x.transpose(*order, x.ndim - 1).reshape(x.shape[0], *whole, channels)
 
 
 def one_after_the_other(x: jax.Array, inner: int, outer: int) -> jax.Array:

@@ -12,6 +12,9 @@ from flaxnets.train import compiling, losses, similarity
 from flaxnets.train.evaluation import Apply, as_float, batches
 from flaxnets.train.state import Batch, Loss, Metrics, Tree
 
+# What PSNR is taken to be where there is no error, or hardly any.
+MOST_DECIBELS = 100.0
+
 Distance = Callable[[jax.Array, jax.Array], jax.Array]
 """`(images, targets f32[B, H, W, C]) -> f32[B]`, zero where they are equal."""
 Change = Callable[[jax.Array, jax.Array], jax.Array]
@@ -211,9 +214,13 @@ def corrupted(
 
 
 def likeness(images: jax.Array, targets: jax.Array) -> dict[str, jax.Array]:
-    """PSNR and SSIM of images as they are shown, cut to [0, 1]; f32[B] each."""
+    """PSNR and SSIM of images as they are shown, cut to [0, 1]; f32[B] each.
+
+    An image without any error counts as 100 dB, far beyond what a network reaches: one
+    that is infinite would make the mean of all infinite.
+    """
     shown = jnp.clip(images, 0, 1)
     return {
-        "psnr": similarity.psnr(shown, targets),
+        "psnr": jnp.minimum(similarity.psnr(shown, targets), MOST_DECIBELS),
         "ssim": similarity.ssim(shown, targets),
     }

@@ -11,33 +11,39 @@ from flaxnets import errors
 
 Window = Literal["gaussian", "uniform"]
 
+# Pixels of a side that an image has at least: the Gaussian window's.
+SMALLEST = 11
+
 # Wang, Simoncelli and Bovik 2003, section 3.2: the weights of the five scales.
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
-def psnr(images: jax.Array, others: jax.Array, *, data_range: float = 1.0) -> jax.Array:
+def psnr(
+    images: jax.Array, others: jax.Array, *, data_range: float | None = None
+) -> jax.Array:
     """Peak signal-to-noise ratio in decibels, of each pair of images.
 
     10 log10(data_range^2 / mean squared error); infinite for equal images. Equal to
     scikit-image's `peak_signal_noise_ratio`.
 
     Args:
-        images, others: f32[B, H, W, C].
-        data_range: the largest value possible less the smallest.
+        images, others: [B, H, W, C], computed in float32 where they are less.
+        data_range: the largest value possible less the smallest; by default 1, and of
+            integers what their type holds.
 
     Returns:
         f32[B].
     """
-    _check_alike(images, others)
+    images, others, full = _as_floats(images, others, data_range)
     error = jnp.mean(jnp.square(images - others), axis=(1, 2, 3))
-    return 10 * jnp.log10(data_range**2 / error)
+    return 10 * jnp.log10(full**2 / error)
 
 
 def ssim(
     images: jax.Array,
     others: jax.Array,
     *,
-    data_range: float = 1.0,
+    data_range: float | None = None,
     window: Window = "gaussian",
 ) -> jax.Array:
     """Structural similarity of each pair of images: 1 where they are equal.
@@ -46,8 +52,9 @@ def ssim(
     and channels. Differentiable, so that `1 - ssim` is a loss.
 
     Args:
-        images, others: f32[B, H, W, C].
-        data_range: the largest value possible less the smallest.
+        images, others: [B, H, W, C], computed in float32 where they are less.
+        data_range: the largest value possible less the smallest; by default 1, and of
+            integers what their type holds.
         window: `gaussian`, the paper's, 11 pixels wide with a deviation of 1.5, as
             TensorFlow's `tf.image.ssim` and scikit-image's with `gaussian_weights=True,
             sigma=1.5, use_sample_covariance=False` have it; or `uniform`, 7 pixels
@@ -59,15 +66,15 @@ def ssim(
     Raises:
         ArgumentError: images of other shapes, or smaller than the window.
     """
-    similarity, _ = _similarity(images, others, data_range, window)
-    return similarity
+    similarity, _ = _by_channel(*_as_floats(images, others, data_range), window)
+    return jnp.mean(similarity, axis=-1)
 
 
 def ms_ssim(
     images: jax.Array,
     others: jax.Array,
     *,
-    data_range: float = 1.0,
+    data_range: float | None = None,
     weights: Sequence[float] = SCALE_WEIGHTS,
 ) -> jax.Array:
     """Structural similarity over several scales, of each pair of images.
@@ -76,8 +83,10 @@ def ms_ssim(
     `tf.image.ssim_multiscale`, which counts what is negatively correlated as 0.
 
     Args:
-        images, others: f32[B, H, W, C]; sides of at least 176 pixels for five scales.
-        data_range: the largest value possible less the smallest.
+        images, others: [B, H, W, C], computed in float32 where they are less; sides of
+            at least 176 pixels for five scales.
+        data_range: the largest value possible less the smallest; by default 1, and of
+            integers what their type holds.
         weights: of the scales, the finest first; their number is that of the scales.
 
     Returns:
@@ -86,8 +95,10 @@ def ms_ssim(
     Raises:
         ArgumentError: images of other shapes, or too small for so many scales.
     """
-    least = 11 * 2 ** (len(weights) - 1)
-    _check_alike(images, others)
+    if not weights:
+        raise errors.ArgumentError("weights are empty; give one for each scale")
+    least = SMALLEST * 2 ** (len(weights) - 1)
+    images, others, full = _as_floats(images, others, data_range)
     if min(images.shape[1:3]) < least:
         raise errors.ArgumentError(
             f"images are {list(images.shape)}, but {len(weights)} scales need sides of "
@@ -95,9 +106,12 @@ def ms_ssim(
         )
     factors = []
     for number, weight in enumerate(weights):
-        whole, contrast = _by_channel(images, others, data_range, "gaussian")
+        whole, contrast = _by_channel(images, others, full, "gaussian")
         last = number == len(weights) - 1
-        factors.append(jnp.maximum(whole if last else contrast, 0.0) ** weight)
+        value = whole if last else contrast
+        # A root's derivative is infinite at 0, and would be NaN behind a plain maximum.
+        positive = jnp.where(value > 0, value, 1.0)
+        factors.append(jnp.where(value > 0, positive**weight, 0.0))
         if not last:
             images, others = _halved(images), _halved(others)
     product = factors[0]
@@ -144,16 +158,10 @@ def checkerboard(differences: np.ndarray, *, period: int = 2) -> float:
     return float(power[at].sum() / total) if total > 0 else 0.0
 
 
-def _similarity(images, others, data_range, window) -> tuple[jax.Array, jax.Array]:
-    whole, contrast = _by_channel(images, others, data_range, window)
-    return jnp.mean(whole, axis=-1), jnp.mean(contrast, axis=-1)
-
-
 def _by_channel(images, others, data_range, window) -> tuple[jax.Array, jax.Array]:
     """Similarity, and its part without brightness, f32[B, C] each."""
-    _check_alike(images, others)
     if window == "gaussian":
-        distance = np.arange(11) - 5
+        distance = np.arange(SMALLEST) - SMALLEST // 2
         taps = np.exp(-0.5 * (distance / 1.5) ** 2)
         correction = 1.0
     elif window == "uniform":
@@ -206,9 +214,20 @@ def _halved(x: jax.Array) -> jax.Array:
     return jnp.mean(x, axis=(2, 4))
 
 
-def _check_alike(images: jax.Array, others: jax.Array) -> None:
+def _as_floats(
+    images: jax.Array, others: jax.Array, data_range: float | None
+) -> tuple[jax.Array, jax.Array, float]:
+    """Images of at least float32, and the range of their values."""
     if images.shape != others.shape or images.ndim != 4:
         raise errors.ArgumentError(
             f"images are {list(images.shape)} and {list(others.shape)}, but both must "
             "be the same [B, H, W, C]"
         )
+    given = jnp.result_type(images, others)
+    if data_range is None:
+        data_range = 1.0
+        if jnp.issubdtype(given, jnp.integer):
+            held = jnp.iinfo(given)
+            data_range = float(int(held.max) - int(held.min))
+    dtype = jnp.promote_types(given, jnp.float32)
+    return jnp.asarray(images, dtype), jnp.asarray(others, dtype), data_range

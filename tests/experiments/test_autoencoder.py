@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from experiments import autoencoder, autoencoder_report, classical
-from flaxnets import data, errors
+from flaxnets import data, errors, models, params
 from flaxnets.data import corruption
 from flaxnets.train import similarity
 
@@ -60,7 +61,18 @@ def test_it_leaves_a_table_pictures_and_codes_and_goes_on(
     lines = (out / "metrics.jsonl").read_text().splitlines(keepends=True)
     (out / "metrics.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
     (out / "result.json").unlink()
+    made = []
+
+    def counted(owner: Any, name: str) -> None:
+        form = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda *given: made.append(name) or form(*given)
+        )
+
+    counted(classical, "tuned")
+    counted(autoencoder, "trained")
     assert autoencoder.run(_config(out, resume=True)) == 0
+    assert made == ["tuned", "trained"]  # The median, and the network; no codes.
     again = json.loads((out / "result.json").read_text())
     assert _known(again["rows"]) == _known(result["rows"])
     assert again["codes"] == result["codes"]
@@ -95,15 +107,33 @@ def test_photographs_give_patches_of_their_middle(tmp_path: Path) -> None:
     assert orders == {(0, 1), (1, 0)}
 
 
-def test_sizes_that_cannot_be_measured_are_refused_at_once(tmp_path: Path) -> None:
-    images = np.zeros((20, 27, 29), np.uint8)
+@pytest.mark.parametrize(
+    ("size", "tests", "message"),
+    [
+        ((27, 29), 20, "of 27x29 pixels.*must be even"),
+        ((10, 10), 20, "of 10x10 pixels.*needs 11 a side"),
+        ((16, 16), 1, "1 test picture, but two"),
+    ],
+)
+def test_pictures_that_cannot_be_measured_are_refused_at_once(
+    size, tests, message, tmp_path: Path
+) -> None:
+    images = np.zeros((20, *size), np.uint8)
     arrays = {"x_train": images, "y_train": np.arange(20) % 2}
     path = tmp_path / "odd.npz"
-    np.savez(path, **arrays, x_test=images, y_test=arrays["y_train"])
+    np.savez(path, **arrays, x_test=images[:tests], y_test=arrays["y_train"][:tests])
     out = tmp_path / "run"
-    with pytest.raises(errors.ArgumentError, match="of 27x29 pixels.*must be even"):
-        autoencoder.run(_config(out, dataset=str(path)))
+    with pytest.raises(errors.ArgumentError, match=message):
+        autoencoder.run(_config(out, dataset=str(path), batch_size=10))
     assert not out.exists()
+
+
+def test_pictures_of_one_class_lie_on_a_line_too() -> None:
+    model = models.Autoencoder((4,), 1, "nearest", 3)
+    variables = params.initialize(model, jax.random.key(0), (1, 16, 16, 1))
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), np.uint8)
+    found = autoencoder._between(model, variables, images, np.zeros(3, int))
+    assert found.shape == (1, autoencoder.ON_A_LINE, 16, 16, 1)
 
 
 @pytest.mark.parametrize("shape", [(28, 28), (28, 27), (9, 8)])
@@ -157,6 +187,8 @@ def test_filters_are_tuned_on_pictures_of_all_classes() -> None:
         ({"steps": 0}, "--steps is 0"),
         ({"patch": 8}, "--patch is 8"),
         ({"widths": (0,)}, "--widths"),
+        ({"widths": (2,) * 7}, "too small for the pooling of level 5"),
+        ({"batch_size": 5000}, "batch_size is 5000"),
     ],
 )
 def test_what_cannot_be_asked_for(options, message: str, tmp_path: Path) -> None:
@@ -187,7 +219,9 @@ def test_untouched_pictures_do_not_make_the_table_infinite() -> None:
     found = autoencoder.compared(restored, clean)
     expected = -10 * np.log10(np.mean((restored - clean) ** 2))
     assert found["psnr"] == pytest.approx(expected, rel=1e-6)
-    assert np.isinf(found["mean_psnr"])
+    first = -10 * np.log10(np.mean((restored[0] - clean[0]) ** 2))
+    assert found["mean_psnr"] == pytest.approx((first + 100 + 100) / 3, rel=1e-5)
+    assert autoencoder.compared(clean, clean)["psnr"] == pytest.approx(100)
     gains = autoencoder_report.gains(
         [
             {"noise": "none", "method": "nearest", "psnr": 20.0},

@@ -110,7 +110,7 @@ def test_activations_kept_or_computed_anew_give_the_same(monkeypatch) -> None:
         values = (code.values - code.values.mean((0, 1, 2))[None, None, None]) / (
             code.values.std((0, 1, 2))[None, None, None]
         )
-        return made.mirror.decoder.apply(decoder, code._replace(values=values))[0]
+        return made.mirror.decoder.apply(decoder, code.replace(values=values))[0]
 
     expected = alone(variables, {"params": drawn["params"]})
     for restored in found.values():
@@ -235,6 +235,7 @@ def test_the_weights_of_a_run(tmp_path: Path) -> None:
         ({"epochs": 0}, "--epochs is 0"),
         ({"seed": -1}, "--seed is -1"),
         ({"batch_size": 65}, "batch_size is 65"),
+        ({"backbone": "vgg11", "endpoint": (), "size": 0}, "--size is 0"),
     ],
 )
 def test_what_cannot_be_asked_for(options, message: str, tmp_path: Path) -> None:

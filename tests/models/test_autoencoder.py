@@ -1,5 +1,7 @@
 """Encoders, their mirrors, and what a decoder is given."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +54,49 @@ def test_the_halves_make_the_whole() -> None:
 
     restored, decoded = run(jax.random.key(1))
     np.testing.assert_allclose(decoded, restored, atol=1e-6)
+
+
+@pytest.mark.parametrize("unpooling", UNPOOLINGS)
+def test_a_code_goes_from_one_compiled_function_to_another(unpooling) -> None:
+    model: Any = models.Autoencoder((4, 6), 2, unpooling)
+    variables = params.initialize(model, jax.random.key(0), images().shape)
+    encode, decode = (
+        jax.jit(
+            lambda given, method=method: model.apply(variables, given, method=method)
+        )
+        for method in ("encode", "decode")
+    )
+    expected = model.apply(variables, images())[0]
+    np.testing.assert_allclose(decode(encode(images())), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bottleneck", [None, 3])
+@pytest.mark.parametrize("unpooling", UNPOOLINGS)
+def test_no_images_become_none(unpooling, bottleneck) -> None:
+    model: Any = models.Autoencoder((4, 6), 1, unpooling, bottleneck)
+    variables = params.initialize(model, jax.random.key(0), (1, 9, 8, 1))
+    assert model.apply(variables, jnp.zeros((0, 9, 8, 1)))[0].shape == (0, 9, 8, 1)
+
+
+def test_a_description_without_levels_is_refused() -> None:
+    with pytest.raises(errors.ArgumentError, match="levels are empty"):
+        params.initialize(models.Autoencoder(()), jax.random.key(0), (1, 8, 8, 1))
+
+
+def test_each_kind_of_pictures_has_its_own_decoder() -> None:
+    model: Any = models.SharedAutoencoder((4,), 2)
+    variables = params.initialize(model, jax.random.key(0), images().shape)
+    kinds = jnp.stack([images(), 1 - images()])
+
+    def own(names):
+        return model.apply(variables, kinds, names, method="own")
+
+    for found, pictures, place in zip(own(("b", "a")), kinds, (1, 0), strict=True):
+        expected = model.apply(variables, pictures)[0][place]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for names in (("a",), ("a", "b", "a")):
+        with pytest.raises(errors.ArgumentError, match="2 kinds of images, but"):
+            own(names)
 
 
 def test_the_mirror_has_the_same_kernels_turned_around() -> None:

@@ -45,7 +45,7 @@ def test_each_endpoint_is_led_back_to_the_images(version) -> None:
             assert len(set(code.shapes)) - 1 == HALVED[version][name]
 
         def run(values: jax.Array, mirror=mirror, code=code):
-            given = code._replace(values=values)
+            given = code.replace(values=values)
             return mirror.decoder.init_with_output(jax.random.key(0), given)[0][0]
 
         assert jax.eval_shape(run, code.values).shape == SHAPE

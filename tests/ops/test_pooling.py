@@ -172,6 +172,22 @@ def test_overlapping_windows_of_any_type(dtype) -> None:
     assert ops.max_pool(x[:0], 3, strides=2, padding=1).shape == (0, 3, 3, 1)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_means_of_halves_are_of_sums_in_float32(dtype) -> None:
+    """In halves 3,136 ones are 256, and 4,096 hundreds infinite."""
+    x = jnp.full((1, 64, 64, 1), 100, dtype)
+    for mean in (ops.avg_pool(x, 64), ops.adaptive_avg_pool(x, 1)):
+        assert mean.dtype == dtype and mean.item() == 100
+    ends = ops.avg_pool(x, 64, strides=32, padding=32)
+    assert ends.dtype == dtype and (ends == 100).all()
+
+
+@pytest.mark.parametrize("pool", [ops.avg_pool, ops.adaptive_avg_pool])
+def test_means_of_integers_are_refused(pool) -> None:
+    with pytest.raises(errors.ArgumentError, match="x is uint8; convert it first"):
+        pool(jnp.full((1, 4, 4, 1), 200, jnp.uint8), 2)
+
+
 def test_a_window_larger_than_the_image_is_refused() -> None:
     for pool in (ops.max_pool, ops.avg_pool):
         with pytest.raises(

@@ -74,6 +74,44 @@ def test_the_gradient_of_ssim() -> None:
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
+def test_integers_have_the_range_that_their_type_holds(dtype) -> None:
+    images, others = ((255 * x).astype(dtype) for x in pairs())
+    wide = float(np.iinfo(dtype).max) - float(np.iinfo(dtype).min)
+    expected = [
+        metrics.structural_similarity(a, b, data_range=wide, channel_axis=-1)
+        for a, b in zip(images, others, strict=True)
+    ]
+    found = similarity.ssim(images, others, window="uniform")
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    expected = [
+        metrics.peak_signal_noise_ratio(a, b, data_range=wide)
+        for a, b in zip(images, others, strict=True)
+    ]
+    np.testing.assert_allclose(similarity.psnr(images, others), expected, rtol=1e-5)
+
+
+def test_halves_are_compared_in_float32() -> None:
+    """Else their variances, differences of squares, would be noise."""
+    images, others = (jnp.asarray(x, jnp.bfloat16) for x in pairs())
+    expected = similarity.ssim(images.astype(jnp.float32), others.astype(jnp.float32))
+    found = similarity.ssim(images, others)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_gradient_of_ms_ssim_is_a_number_everywhere() -> None:
+    """Where a scale is negatively correlated, which counts as 0, it is 0."""
+    images, _ = pairs(48, 50, channels=2, batch=2)
+    negative = images.copy()
+    negative[0] = 1 - negative[0]
+    slopes = jax.jit(
+        jax.grad(lambda x: similarity.ms_ssim(x, negative, weights=(0.5, 0.5)).sum())
+    )(images + np.float32(0.01))
+    np.testing.assert_array_equal(slopes[0], 0)
+    assert np.isfinite(slopes).all() and (slopes[1] != 0).any()
+
+
 @pytest.mark.parametrize("size", [176, 201])
 def test_ms_ssim(size: int) -> None:
     tensorflow = pytest.importorskip("tensorflow", reason="TensorFlow is missing")
@@ -88,6 +126,8 @@ def test_what_cannot_be_compared() -> None:
         similarity.ssim(small, small)
     with pytest.raises(errors.ArgumentError, match="at least 176 pixels"):
         similarity.ms_ssim(jnp.zeros((1, 100, 200, 1)), jnp.zeros((1, 100, 200, 1)))
+    with pytest.raises(errors.ArgumentError, match="weights are empty"):
+        similarity.ms_ssim(small, small, weights=())
     with pytest.raises(errors.ArgumentError, match="both must be the same"):
         similarity.psnr(small, jnp.zeros((1, 10, 10, 3)))
     with pytest.raises(errors.ArgumentError, match="'gaussian' or 'uniform'"):

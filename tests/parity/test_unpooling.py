@@ -26,6 +26,10 @@ WINDOWS = [
     (2, (8, 8), 3, 3, 1),
     (3, (5, 6, 4), 2, 2, 0),
     (3, (5, 6, 5), 3, 2, 1),
+    # So narrow that places of a window lie in the padding on both sides.
+    (2, (4, 1), 3, 2, 1),
+    (2, (4, 2), 3, 1, 1),
+    (3, (4, 1, 2), 3, 1, 1),
 ]
 
 
@@ -82,13 +86,16 @@ def test_switches_and_max_unpooling(rank, shape, window, strides, padding) -> No
         (2, 3, 2, 2, 1, 2),
         (2, 3, 1, 2, 1, 2),
         (3, 3, 2, 1, 1, 1),
+        (2, (3, 4), (2, 3), (1, 0), (1, 2), (1, 2)),
+        (3, (1, 3, 2), (2, 1, 3), (0, 1, 1), (1, 0, 2), (1, 2, 1)),
     ],
 )
 def test_transposed_convolution(
     rank, size, strides, padding, output_padding, dilation
 ) -> None:
     x = jax.random.normal(jax.random.key(0), (2, *(5, 4, 3)[:rank], 4))
-    kernel = jax.random.normal(jax.random.key(1), (*(size,) * rank, 4, 6))
+    window = np.broadcast_to(size, rank).tolist()
+    kernel = jax.random.normal(jax.random.key(1), (*window, 4, 6))
     y, upstream, (image_gradient, kernel_gradient) = exchange.pulled(
         lambda x, kernel: ops.conv_transpose(
             x,
@@ -124,6 +131,68 @@ def test_transposed_convolution(
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_sides_of_a_transposed_convolution_are_cut_apart() -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 1, 4, 3))
+    kernel = jax.random.normal(jax.random.key(1), (4, 3, 3, 2))
+    whole, some = (
+        jax.jit(
+            lambda x, kernel, padding=padding: ops.conv_transpose(
+                x, kernel, strides=(3, 2), padding=padding
+            )
+        )(x, kernel)
+        for padding in ("VALID", ((0, 2), (3, 1)))
+    )
+    np.testing.assert_allclose(some, whole[:, :2, 3:-1], atol=1e-6)
+
+
+def test_overlapping_unpooling_has_all_derivatives() -> None:
+    """It is linear, but that none covers another in the derivative."""
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    pooled, switches = ops.max_pool_with_switches(x, 3, strides=2, padding=1)
+
+    def back(values: jax.Array, switches: jax.Array = switches) -> jax.Array:
+        return ops.max_unpool(values, switches, (7, 8), 3, strides=2, padding=1)
+
+    tangent, upstream = (
+        jax.random.normal(jax.random.key(seed), shape)
+        for seed, shape in ((1, pooled.shape), (2, x.shape))
+    )
+    _, forward = jax.jvp(back, (pooled,), (tangent,))
+    _, pulled = jax.vjp(back, pooled)
+    backward = jnp.vdot(pulled(upstream)[0], tangent)
+    np.testing.assert_allclose(jnp.vdot(forward, upstream), backward, rtol=1e-5)
+    each = jax.vmap(lambda v, s: back(v[None], s[None])[0])(pooled, switches)
+    np.testing.assert_array_equal(each, back(pooled))
+
+
+def test_an_empty_batch_and_numbers_of_numpy() -> None:
+    """As a data set of its own may give them."""
+    two: Any = np.int64(2)
+    x = jnp.zeros((0, 4, 6, 8))
+    assert ops.depth_to_space(x, two).shape == (0, 8, 12, 2)
+    kernel = jnp.zeros((3, 3, 8, 5))
+    found = ops.conv_transpose(
+        x, kernel, strides=two, padding=two, output_padding=two // 2
+    )
+    assert found.shape == (0, 6, 10, 5)
+    assert ops.conv(x, kernel, strides=two, padding=two).shape == (0, 3, 4, 5)
+    assert ops.max_pool(x, two).shape == (0, 2, 3, 8)
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [ops.conv, ops.conv_transpose, lambda x, k: ops.unpooled_conv(x, k, 2, "nearest")],
+)
+def test_halves_with_a_kernel_of_float32_are_float32(operation) -> None:
+    x = jax.random.normal(jax.random.key(0), (2, 5, 5, 3)).astype(jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 2))
+    for found in (operation(x, kernel), jax.jit(operation)(x, kernel)):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(
+            found, operation(x.astype(jnp.float32), kernel), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
