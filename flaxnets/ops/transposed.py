@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ def conv_transpose(
     The gradient of `conv` with respect to its input, as PyTorch's
     `conv_transpose2d` and Keras's `Conv2DTranspose` are; flax's and jax's own, by
     default, is not. It is one convolution whose channels become the places of a block
-    (the sub-pixel form), or on CPU one product whose overlaps are added.
+    (the sub-pixel form), or on CPU products whose overlaps are added.
 
     Args:
         x: [B, *spatial, C].
@@ -65,7 +65,7 @@ def conv_transpose(
         kernel = jax.lax.pad(
             kernel, np.zeros((), kernel.dtype), [*edges, (0, 0, 0), (0, 0, 0)]
         )
-    return _transposed(x, kernel, steps, lows, lengths)
+    return _transposed(x, kernel, _Outputs(steps, lows, lengths))
 
 
 def _checked(x: jax.Array, kernel: jax.Array, name: str) -> tuple[jax.Array, jax.Array]:
@@ -77,48 +77,49 @@ def _checked(x: jax.Array, kernel: jax.Array, name: str) -> tuple[jax.Array, jax
     return convolution.of_one_type(x, kernel)
 
 
-def _transposed(
-    x: jax.Array,
-    kernel: jax.Array,
-    steps: Sequence[int],
-    lows: Sequence[int],
-    lengths: Sequence[int],
-) -> jax.Array:
-    """A transposed convolution, as each backend computes it best.
+class _Outputs(NamedTuple):
+    """Where the outputs of a transposed convolution lie, one entry a dimension.
 
-    Args:
-        x, kernel: see `conv_transpose`, the taps already apart.
+    Attributes:
         steps: its strides.
-        lows, lengths: how much is cut off before the output, and the output's size.
+        lows: how much is cut off before the first of them.
+        lengths: how many there are.
     """
-    geometry = {"steps": steps, "lows": lows, "lengths": lengths}
+
+    steps: Sequence[int]
+    lows: Sequence[int]
+    lengths: Sequence[int]
+
+    @property
+    def before_the_last(self) -> "_Outputs":
+        """The same without the last dimension."""
+        return _Outputs(*(values[:-1] for values in self))
+
+
+def _transposed(x: jax.Array, kernel: jax.Array, outputs: _Outputs) -> jax.Array:
+    """A transposed convolution, as each backend does it best; the taps are apart."""
     return jax.lax.platform_dependent(
         x,
         kernel,
         cpu=lambda x, kernel: _few_at_a_time(
-            functools.partial(_in_overlaps, **geometry), x, kernel
+            functools.partial(_in_overlaps, outputs=outputs), x, kernel
         ),
-        default=functools.partial(_in_places, **geometry),
+        default=functools.partial(_in_places, outputs=outputs),
     )
 
 
-def _in_overlaps(
-    x: jax.Array,
-    kernel: jax.Array,
-    steps: Sequence[int],
-    lows: Sequence[int],
-    lengths: Sequence[int],
-) -> jax.Array:
+def _in_overlaps(x: jax.Array, kernel: jax.Array, outputs: _Outputs) -> jax.Array:
     """Products of each value and all taps, whose overlaps are then added.
 
     Along the last dimension the values that meet in an output are gathered before the
     product instead, unless there are more of them than of products.
     """
+    steps, lows, lengths = outputs
     rank, channels, features = len(steps), *kernel.shape[-2:]
     meeting = _meeting(kernel.shape[rank - 1], steps[-1], lows[-1])
     gathered = channels * sum(len(own) for own in meeting if len(own) > 1)
     if not 0 < gathered < features * math.prod(kernel.shape[:rank]):
-        return _overlapped(_of_all_taps(x, kernel), steps, lows, lengths)
+        return _overlapped(_of_all_taps(x, kernel), outputs)
     count = -(-lengths[-1] // steps[-1])
     rows = []
     for own in meeting:
@@ -127,26 +128,19 @@ def _in_overlaps(
             [jax.lax.index_in_dim(kernel, tap, rank - 1, False) for tap, _ in own], -2
         )
         parts = _of_all_taps(patches, taps)
-        rows.append(_overlapped(parts, steps[:-1], lows[:-1], lengths[:-1]))
+        rows.append(_overlapped(parts, outputs.before_the_last))
     return _interleaved(rows, rank, lengths[-1])
 
 
-def _overlapped(
-    parts: jax.Array,
-    steps: Sequence[int],
-    lows: Sequence[int],
-    lengths: Sequence[int],
-) -> jax.Array:
-    """Adds what falls on the same output, along as many dimensions as there are steps.
+def _overlapped(parts: jax.Array, outputs: _Outputs) -> jax.Array:
+    """Adds what falls on the same output, along as many dimensions as outputs have.
 
     Args:
         parts: [B, *spatial, *window, F], the window having those dimensions only.
-        steps, lows, lengths: see `_transposed`.
+        outputs: of them.
     """
-    tap_axis = parts.ndim - 1 - len(steps)
-    for axis, (step, low, length) in enumerate(
-        zip(steps, lows, lengths, strict=True), start=1
-    ):
+    tap_axis = parts.ndim - 1 - len(outputs.steps)
+    for axis, (step, low, length) in enumerate(zip(*outputs, strict=True), start=1):
         count = -(-length // step)
         taps = [
             tap.squeeze(tap_axis)
@@ -208,15 +202,9 @@ def _of_all_taps(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )
 
 
-def _in_places(
-    x: jax.Array,
-    kernel: jax.Array,
-    steps: Sequence[int],
-    lows: Sequence[int],
-    lengths: Sequence[int],
-) -> jax.Array:
+def _in_places(x: jax.Array, kernel: jax.Array, outputs: _Outputs) -> jax.Array:
     """The sub-pixel form: a convolution whose channels are the places of a block."""
-    rank, extent = x.ndim - 2, kernel.shape[:-2]
+    rank, extent, steps = x.ndim - 2, kernel.shape[:-2], outputs.steps
     # As many taps in each place's own kernel, some of them zero.
     taps = [-(-size // step) for size, step in zip(extent, steps, strict=True)]
     edges = [
@@ -238,7 +226,9 @@ def _in_places(
     whole = unpooling.depth_to_space(whole, steps)
     edges = [
         (-low, length + low - size, 0)
-        for low, length, size in zip(lows, lengths, whole.shape[1:-1], strict=True)
+        for low, length, size in zip(
+            outputs.lows, outputs.lengths, whole.shape[1:-1], strict=True
+        )
     ]
     zero = np.zeros((), whole.dtype)
     return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
@@ -284,7 +274,7 @@ def unpooled_conv(
         kernel = jnp.flip(kernel, range(rank))
         if fill == "nearest":
             kernel = functools.reduce(_summed, enumerate(sizes), kernel)
-        return _transposed(x, kernel, sizes, before, lengths)
+        return _transposed(x, kernel, _Outputs(sizes, before, lengths))
 
     if fill == "nearest" and set(kernel.shape[:rank]) == {3} and min(sizes) > 1:
         of_three = functools.partial(_nearest_of_three, sizes=sizes)

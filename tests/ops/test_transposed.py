@@ -66,10 +66,9 @@ def test_a_transposed_convolution_is_the_same_in_both_forms(
             (size - 1) * step + taps - 1 - cut
             for size, step, taps in zip(x.shape[1:-1], steps, window, strict=True)
         ]
+        outputs = transposed._Outputs(steps, lows, lengths)
         overlaps, places = (
-            jax.jit(functools.partial(form, steps=steps, lows=lows, lengths=lengths))(
-                x, kernel
-            )
+            jax.jit(functools.partial(form, outputs=outputs))(x, kernel)
             for form in (transposed._in_overlaps, transposed._in_places)
         )
         np.testing.assert_allclose(overlaps, places, atol=1e-5)
