@@ -224,14 +224,9 @@ def _in_places(x: jax.Array, kernel: jax.Array, outputs: _Outputs) -> jax.Array:
     kernel = kernel.reshape(*taps, inputs, math.prod(steps) * features)
     whole = convolution.conv(x, kernel, padding=[count - 1 for count in taps])
     whole = unpooling.depth_to_space(whole, steps)
-    edges = [
-        (-low, length + low - size, 0)
-        for low, length, size in zip(
-            outputs.lows, outputs.lengths, whole.shape[1:-1], strict=True
-        )
-    ]
-    zero = np.zeros((), whole.dtype)
-    return jax.lax.pad(whole, zero, [(0, 0, 0), *edges, (0, 0, 0)])
+    for axis, (_, low, length) in enumerate(zip(*outputs, strict=True), start=1):
+        whole = _moved(whole, axis, low, length)
+    return whole
 
 
 def unpooled_conv(
